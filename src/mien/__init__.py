@@ -1,0 +1,3 @@
+"""Mien: a face platform that a team runs itself."""
+
+__version__ = "0.1.0"
