@@ -43,7 +43,7 @@ class OnnxRuntimeSession:
         if choice.device == "cuda" and not cuda:
             log.warning("CUDA was asked for, but this ONNX Runtime offers none: running on the CPU")
         self._session = self._open(path, choice, cuda)
-        self._on_gpu = self._session.get_providers()[0] == _CUDA
+        self._on_gpu: bool = self._session.get_providers()[0] == _CUDA
         if cuda and not self._on_gpu:
             log.warning("CUDA could not be started: running on the CPU")
         self.inputs = _ports(self._session.get_inputs())
@@ -56,10 +56,10 @@ class OnnxRuntimeSession:
             return onnxruntime.InferenceSession(str(path), _options(choice), providers=providers)
         except Exception as error:
             if cuda:
-                log.warning("CUDA could not open %s: running on the CPU", path.parent.name)
+                log.warning("CUDA could not open a model: running on the CPU")
                 return OnnxRuntimeSession._open(path, choice, cuda=False)
             raise ModelError(
-                f"ONNX Runtime can't read the model file of {path.parent.name or path.name}; "
+                f"ONNX Runtime can't read the model file {path.name}; "
                 "`mien models verify` tells whether it is damaged."
             ) from error
 

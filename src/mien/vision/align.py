@@ -1,0 +1,85 @@
+"""Five points to an upright face of 112 x 112: the ArcFace alignment."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mien.vision.scale import shrunk
+from mien.vision.values import Image, Pixels, Points5
+
+CHIP_PX = 112
+
+TEMPLATE: Points5 = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
+    np.float32,
+)
+"""Where the five points come to lie, px in the chip: `arcface_dst` of InsightFace's face_align.py,
+the same in OpenCV's FaceRecognizerSF."""
+
+_CENTRE = TEMPLATE.mean(axis=0, dtype=np.float64)
+_SPREAD = TEMPLATE.astype(np.float64) - _CENTRE
+
+
+def similarity(points: Points5) -> NDArray[np.float64]:
+    """The (2, 3) similarity transform that brings `points` closest to the template.
+
+    Least squares over rotation, uniform scale and shift (S. Umeyama, Least-squares estimation of
+    transformation parameters between two point patterns, PAMI 1991). In the plane it has a closed
+    form without SVD: with points as complex numbers, a = sum(conj(p) t) / sum(|p|^2).
+    Points that all coincide give a matrix of zeros and the template's centre.
+    """
+    source = points.astype(np.float64)
+    centre = source.mean(axis=0)
+    p = source - centre
+    power = float((p * p).sum())
+    if power < 1e-12:
+        return np.array([[0.0, 0.0, _CENTRE[0]], [0.0, 0.0, _CENTRE[1]]])
+    real = float((p * _SPREAD).sum()) / power
+    imaginary = float((p[:, 0] * _SPREAD[:, 1] - p[:, 1] * _SPREAD[:, 0]).sum()) / power
+    turn = np.array([[real, -imaginary], [imaginary, real]])
+    return np.concatenate([turn, (_CENTRE - turn @ centre)[:, None]], axis=1)
+
+
+def chip_zoom(points: Points5) -> float:
+    """Chip px per px of the coordinates that `points` are in; under 1 the chip is a reduction."""
+    matrix = similarity(points)
+    return float(np.hypot(matrix[0, 0], matrix[1, 0]))
+
+
+def chip(image: Image, landmarks: Points5) -> Pixels:
+    """The aligned face, (112, 112, 3) uint8 RGB; what lies beyond the photo is black.
+
+    `landmarks` in source px. A reduction by 2 or more is done by means of whole blocks first:
+    bilinear sampling alone would skip pixels and alias.
+    """
+    points = landmarks * np.array(image.scale, np.float32)
+    matrix = similarity(points)
+    pixels: NDArray[np.uint8] = image.pixels
+    zoom = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    factor = int(1.0 / zoom) if zoom > 1e-6 else 1
+    if factor >= 2:
+        pixels, matrix = _reduced(pixels, matrix, factor)
+    warped = cv2.warpAffine(
+        pixels, matrix, (CHIP_PX, CHIP_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+    )
+    return np.asarray(warped, np.uint8)
+
+
+def _reduced(
+    pixels: NDArray[np.uint8], matrix: NDArray[np.float64], factor: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The part of the photo that the chip shows, made smaller, and the matrix for it."""
+    height, width = pixels.shape[:2]
+    turn, shift = matrix[:, :2], matrix[:, 2]
+    corners = np.array([[0, 0], [CHIP_PX, 0], [0, CHIP_PX], [CHIP_PX, CHIP_PX]], np.float64)
+    around = (corners - shift) @ np.linalg.inv(turn).T
+    low = np.floor(around.min(axis=0)).astype(int) - 2 * factor
+    high = np.ceil(around.max(axis=0)).astype(int) + 2 * factor
+    left, top = (int(v) for v in np.clip(low, 0, [width, height]))
+    right, bottom = (int(v) for v in np.clip(high, 0, [width, height]))
+    if right - left < factor or bottom - top < factor:
+        return pixels, matrix
+    small = shrunk(pixels[top:bottom, left:right], factor)
+    # Pixel centres: block (i, j) lies at factor * (i, j) + (factor - 1) / 2 from the corner.
+    origin = np.array([left, top]) + (factor - 1) / 2.0
+    return small, np.concatenate([turn * factor, (shift + turn @ origin)[:, None]], axis=1)
