@@ -13,7 +13,7 @@ _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=ut
 
 @cache
 def _page(kind: str) -> bytes:
-    return resources.files("mien.runtime.http").joinpath("page", f"docs.{kind}").read_bytes()
+    return resources.files("mien.runtime.http").joinpath(f"page/docs.{kind}").read_bytes()
 
 
 def _answer(kind: str) -> Response:

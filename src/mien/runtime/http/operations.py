@@ -29,7 +29,9 @@ class Alive(BaseModel):
 class Ready(BaseModel):
     """Everything that requests need is there."""
 
-    status: Literal["ready"] = Field("ready", description="Otherwise the answer is a 503 with `missing`.")
+    status: Literal["ready"] = Field(
+        default="ready", description="Otherwise the answer is a 503 with `missing`."
+    )
 
 
 def from_this_machine(scope: Scope) -> bool:
@@ -43,7 +45,7 @@ def from_this_machine(scope: Scope) -> bool:
             return False
     except ValueError:
         return False
-    headers = {name: value for name, value in scope["headers"]}
+    headers: dict[bytes, bytes] = dict(scope["headers"])
     if headers.keys() & {b"forwarded", b"x-forwarded-for", b"via"}:
         return False
     host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].strip("[]")
