@@ -54,6 +54,18 @@ def test_wrong_labels_come_first() -> None:
     assert len(set(groups)) == len(groups) == 5
 
 
+def test_ignored_people_count_neither_way() -> None:
+    vectors, who = people(20, 3, 0.3)
+    whole, less = compare_all(vectors, who), compare_all(vectors, who, ignored=frozenset({(2, 5), (0, 19)}))
+    assert less.impostor_pairs == whole.impostor_pairs - 18
+    assert less.genuine_pairs == whole.genuine_pairs
+    scores = vectors @ vectors.T
+    left_out = np.concatenate([scores[np.ix_(who == a, who == b)].ravel() for a, b in ((2, 5), (0, 19))])
+    slots = ((left_out + 1) * 10_000).astype(int)
+    assert (whole.impostor - less.impostor == np.bincount(slots, minlength=20_000)).mean() > 0.999
+    assert not {(2, 5), (0, 19)} & {(int(who[p.first]), int(who[p.second])) for p in less.lookalikes}
+
+
 def test_the_table_holds_for_what_it_was_made_of() -> None:
     vectors, who = people(300, 4, 0.5)
     found = compare_all(vectors, who)

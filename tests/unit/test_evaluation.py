@@ -197,7 +197,8 @@ def test_verification_shows_only_rates_that_the_pairs_can_show() -> None:
     scores[3] = NAN
     got = verification(scores, same, rounds=50)
     assert (got.pairs, got.undetected) == (1000, 1)
-    assert sorted(got.tar) == [0.01, 0.1]  # 500 impostors show no 1e-3
+    assert sorted(got.tar) == [0.001, 0.01, 0.1]  # 500 impostors show no 1e-4
+    assert got.tar[0.001][0] == np.mean(scores[:500] > impostor.max())
     tar, low, high = got.tar[0.01]
     assert low <= tar <= high
     assert got.folds.accuracy == pytest.approx(1 - NormalDist().cdf(-2.5), abs=5e-3)

@@ -87,13 +87,16 @@ def compare_all(
     vectors: NDArray[np.float32],
     people: NDArray[np.int64],
     *,
+    ignored: frozenset[tuple[int, int]] = frozenset(),
     keep: int = 50,
     block_scores: int = 4_000_000,
     progress: Callable[[int, int], None] | None = None,
 ) -> AllPairs:
     """Every pair of rows, once.
 
-    `vectors` (N, D) float32 of unit length, `people` (N,) int64 identities. `progress(done, total)`
+    `vectors` (N, D) float32 of unit length, `people` (N,) int64 identities, from 0. `ignored`: pairs of
+    identities (smaller first) that count neither way: known to be one person under two names, or twins.
+    `progress(done, total)`
     is called after each block of rows; a block holds about `block_scores` scores (some 150 MB for the
     default). BadInput if the shapes differ or a vector isn't finite.
     """
@@ -105,16 +108,22 @@ def compare_all(
     block = max(1, block_scores // max(1, len(vectors)))
     genuine, impostor = np.zeros(bins, np.int64), np.zeros(bins, np.int64)
     close, far = _Notable(keep), _Notable(keep)
+    count = int(people.max(initial=0)) + 1
+    left_out = np.array(sorted(low * count + high for low, high in ignored), np.int64)
     for start in range(0, len(vectors), block):
         stop = min(start + block, len(vectors))
         scores = vectors[start:stop] @ vectors[start:].T
         rows, columns = np.arange(start, stop), np.arange(start, len(vectors))
         upper = columns[None, :] > rows[:, None]
         same = people[start:stop, None] == people[None, start:]
+        other = upper & ~same
+        if left_out.size:
+            one, two = people[start:stop, None], people[None, start:]
+            other &= ~np.isin(np.minimum(one, two) * count + np.maximum(one, two), left_out)
         slot = ((scores + 1.0) * BINS_PER_UNIT).astype(np.int64).clip(0, bins - 1)
         genuine += np.bincount(slot[upper & same], minlength=bins)
-        impostor += np.bincount(slot[upper & ~same], minlength=bins)
-        _offer(close, np.where(upper & ~same, scores, -np.inf), start, people, keep)
+        impostor += np.bincount(slot[other], minlength=bins)
+        _offer(close, np.where(other, scores, -np.inf), start, people, keep)
         _offer(far, np.where(upper & same, -scores, -np.inf), start, people, keep)
         if progress is not None:
             progress(stop, len(vectors))

@@ -242,6 +242,12 @@ class Calibration:
         share = (log - logs[i - 1]) / (logs[i] - logs[i - 1])
         return scores[i - 1] + share * (scores[i] - scores[i - 1])
 
+    def score_at_fmr(self, fmr: float) -> float:
+        """The score for a false match rate (over 0, at most 1), held at `lowest_usable_fmr`."""
+        if not 0.0 < fmr <= 1.0:
+            raise BadInput("An FMR is over 0 and at most 1.", field="fmr")
+        return min(1.0, max(-1.0, self._score_at(math.log10(fmr), EXTRAPOLATE_DECADES)))
+
     def fmr(self, score: float) -> float:
         """The false match rate of one comparison at `score` (-1..1); never under `lowest_usable_fmr`.
 
@@ -283,9 +289,8 @@ class Calibration:
                 note = f"The table ends at score {self._scores[-1]:.4f}; FMR and FPIR are upper bounds."
         else:
             wanted = policy.fmr if policy.fmr is not None else (policy.fpir or DEFAULT_FPIR) / size
-            score = self._score_at(math.log10(wanted), EXTRAPOLATE_DECADES)
+            score = self.score_at_fmr(wanted)
             note = self._note(wanted, size, policy)
-        score = min(1.0, max(-1.0, score))
         fmr = self.fmr(score)
         return Threshold(
             score=score,

@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 FMR_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
+CUSTOMARY_FMR = 1e-3
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
@@ -268,7 +270,7 @@ class Verification:
     eer: float
     eer_threshold: float
     tar: Mapping[float, tuple[float, float, float]]
-    """FMR -> (TAR, low, high), a 95 % bootstrap interval; only FMRs that the pairs can show."""
+    """FMR -> (TAR, low, high), with a 95 % bootstrap interval."""
     auc: float
 
 
@@ -284,12 +286,14 @@ def verification(
 ) -> Verification:
     """Everything that `mien evaluate` says about one list of pairs.
 
-    FMRs under one in the number of impostor pairs are left out: no pair list can show them.
+    FMRs under one in the number of impostor pairs can't be shown. Of these 1e-3 is kept, as everybody
+    quotes it: TAR where not one impostor pair matches. The others are left out.
     """
     values, labels = np.asarray(scores, np.float64), np.asarray(same, bool)
     genuine, impostor = values[labels], values[~labels]
     eer, eer_threshold = equal_error_rate(genuine, impostor)
-    shown = [t for t in targets if t * np.count_nonzero(~np.isnan(impostor)) >= 1 - 1e-9]
+    compared = np.count_nonzero(~np.isnan(impostor))
+    shown = [t for t in targets if t >= CUSTOMARY_FMR or t * compared >= 1 - 1e-9]
     tar = {}
     for target in shown:
 
