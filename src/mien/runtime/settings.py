@@ -258,7 +258,7 @@ def unknown_variables() -> list[str]:
 
     They are only warned about: orchestrators put MIEN_SERVICE_HOST and the like into the environment.
     """
-    known = {PREFIX + "CONFIG", PREFIX + "SHARED", PREFIX + "KEY", PREFIX + "URL"}
+    known = {PREFIX + "CONFIG", PREFIX + "SHARED", PREFIX + "READY_FD"}
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, _Section):

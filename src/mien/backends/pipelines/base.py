@@ -18,6 +18,16 @@ class PipelineStats:
     done_total: int
 
 
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Figures for `/metrics`; `bytes` is an estimate."""
+
+    entries: int
+    bytes: int
+    hits_total: int
+    misses_total: int
+
+
 class Pipelines(Protocol):
     """Below the bound work is accepted; at it work waits for a bounded time; over it it is refused
     at once with Busy."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
 
-from mien.backends.pipelines.base import Pipelines, PipelineStats
+from mien.backends.pipelines.base import CacheStats, Pipelines, PipelineStats
 from mien.kit.tenant import TenantId
 from mien.vision.values import Analysis, AnalyzeRequest, Space
 
@@ -19,16 +18,6 @@ _Key = tuple[TenantId, bytes, AnalyzeRequest, str]
 _BASE_BYTES = 1_000  # the objects of an analysis without faces, by sys.getsizeof, rounded up
 _FACE_BYTES = 2_000  # one face with quality, pose, emotion and its landmarks, without the embedding
 _HASH_INLINE_BYTES = 1 << 20  # SHA-256 of 1 MiB takes about 1 ms; more goes to a thread
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """Figures for `/metrics`; `bytes` is an estimate."""
-
-    entries: int
-    bytes: int
-    hits_total: int
-    misses_total: int
 
 
 def _weight(analysis: Analysis) -> int:

@@ -39,7 +39,7 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     except OSError:
         listener.close()
         raise AddressTaken(
-            f"Port {port} of {host} is taken by another program; use another one: mien serve --port {port + 1}"
+            f"Port {port} of {host} is taken by another program; try another: mien serve --port {port + 1}"
         ) from None
     listener.setblocking(False)
     return listener

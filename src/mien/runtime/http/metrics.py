@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mien.backends.pipelines.base import PipelineStats
-from mien.backends.pipelines.cached import CacheStats
+from mien.backends.pipelines.base import CacheStats, PipelineStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

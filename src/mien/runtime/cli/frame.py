@@ -1,0 +1,125 @@
+"""What all commands share: the common options, the client, and how results are shown."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mien.runtime.client import Client
+    from mien.runtime.settings import Settings
+
+T = TypeVar("T")
+
+
+def quoted(text: str) -> str:
+    """A name as one segment of a path."""
+    return quote(text, safe="")
+
+
+class Shown:
+    """Where a command's results go: tables for people, or one JSON document on stdout."""
+
+    def __init__(self, *, as_json: bool, data_dir: Path | None) -> None:
+        self.as_json = as_json
+        self._data_dir = data_dir
+
+    def settings(self) -> Settings:
+        """This command's settings. Raises SetupError."""
+        from mien.runtime.settings import get_settings
+
+        return get_settings(data_dir=self._data_dir)
+
+    def json(self, value: object) -> None:
+        click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+    @functools.cached_property
+    def out(self) -> Console:
+        """Stdout: colour and the terminal's width on a terminal, plain and wide lines in a pipe."""
+        from rich.console import Console
+
+        return Console(highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=False)
+
+    @functools.cached_property
+    def err(self) -> Console:
+        """Stderr, for progress and notices."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
+
+    def notice(self, message: str) -> None:
+        self.err.print(f"[dim]{_plain(message)}[/dim]")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+        """A table; a column whose name begins with '>' is aligned right."""
+        table = new_table(columns, title)
+        for row in rows:
+            table.add_row(*(_plain(str(cell)) if cell is not None else "" for cell in row))
+        self.out.print(table)
+
+    def run(self, work: Callable[[Client], Awaitable[T]]) -> T:
+        """Run `work` with a client of the data folder's owner."""
+        from mien.runtime import logs
+        from mien.runtime.client import connect
+
+        settings = self.settings()
+        logs.configure("debug" if settings.log_level == "debug" else "error", "console")
+
+        async def inside() -> T:
+            async with connect(settings, self.notice) as client:
+                return await work(client)
+
+        return asyncio.run(inside())
+
+
+def new_table(columns: Sequence[str], title: str = "") -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _plain(text: str) -> str:
+    """Text that rich shows as it is: names may hold brackets and control characters."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--json and --data-dir; the command gets a `Shown` as its first argument."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+    @click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The data folder (default: MIEN_DATA_DIR).",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, data_dir: Path | None, **kwargs: Any) -> Any:
+        return command(Shown(as_json=as_json, data_dir=data_dir), *args, **kwargs)
+
+    return wrapped
+
+
+def read_photo(path: Path) -> bytes:
+    """The file's bytes; a click error (exit code 3) that names what is wrong."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"{path} can't be read ({error.strerror}).") from None

@@ -1,0 +1,99 @@
+"""What `evaluate` and `calibrate` share: labelled photos on disk to templates, on all cores.
+
+They work on files and models alone, so they need no owner of the data folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mien.kit.errors import BadPhoto, TooLarge
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from mien.runtime.settings import Settings
+    from mien.vision.analyzer import Analyzer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Templates:
+    """`vectors` (N, D) float32, zeros where `found` (N,) is False: no face there, or (those named in
+    `unreadable`) no photo. `seconds` is what it took, on `threads` threads."""
+
+    vectors: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    unreadable: tuple[Path, ...]
+    seconds: float
+    threads: int
+
+
+@contextmanager
+def progress(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with the count and the time left; it is called with how many are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda done: shown.update(task, completed=done)
+
+
+def open_pack(name: str, settings: Settings, threads: int) -> Analyzer:
+    """The analyzer of a recognition pack, without attribute models.
+
+    Raises NotFound for an unknown name, ModelError (with the command to run) if it isn't pulled.
+    """
+    raise NotImplementedError
+
+
+def templates(
+    paths: Sequence[Path], analyzer: Analyzer, threads: int, done: Callable[[int], None]
+) -> Templates:
+    """The template of each photo's subject (`vision.subject`), `threads` photos at a time.
+
+    A photo without a face or that can't be read is data here (see `Templates`); model errors are
+    raised.
+    """
+    import numpy as np
+
+    from mien.vision.subject import subject
+    from mien.vision.values import AnalyzeRequest
+
+    request = AnalyzeRequest(quality=False)
+    unreadable: list[Path] = []
+
+    def one(path: Path) -> NDArray[np.float32] | None:
+        try:
+            analysis = analyzer.analyze(path.read_bytes(), request)
+        except (BadPhoto, TooLarge, OSError):
+            unreadable.append(path)
+            return None
+        face = subject(analysis.faces, analysis.width, analysis.height)
+        return face.embedding.vector if face is not None and face.embedding is not None else None
+
+    vectors = np.zeros((len(paths), analyzer.space.dim), np.float32)
+    found = np.zeros(len(paths), bool)
+    started = time.perf_counter()
+    executor = ThreadPoolExecutor(threads)
+    try:
+        for i, vector in enumerate(executor.map(one, paths)):
+            if vector is not None:
+                vectors[i], found[i] = vector, True
+            done(i + 1)
+    finally:
+        executor.shutdown(cancel_futures=True)  # an interrupt waits for the photos in hand only
+    return Templates(vectors, found, tuple(sorted(unreadable)), time.perf_counter() - started, threads)
+
+
+def pack_names(given: str | None, settings: Settings) -> list[str]:
+    """The packs that a command works on: those given (`a,b`), else the one in use."""
+    raise NotImplementedError
