@@ -134,8 +134,9 @@ def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
 def _open_jpeg(data: bytes, limits: DecodeLimits) -> Photo:
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError as error:
-        raise BadPhoto(f"The JPEG's header is damaged or cut short ({_reason(error)}).") from None
+    except (ValueError, KeyError) as error:  # KeyError: a colour space of no name
+        reason = "no size and colours in it" if isinstance(error, KeyError) else _reason(error)
+        raise BadPhoto(f"The JPEG's header is damaged or cut short ({reason}).") from None
     _check_size(width, height, limits)
     if data.count(b"\xff\xda") > _MAX_SCANS:
         raise BadPhoto(f"The JPEG has more than {_MAX_SCANS} scans, which no camera or editor makes.")

@@ -11,6 +11,8 @@ from mien.vision.detect import FaceFinder
 from mien.vision.models import arcface
 from mien.vision.models.base import Detector, Embedder
 from mien.vision.models.fused import FlipAveraged, Fused
+from mien.vision.models.retinaface import RetinaFace
+from mien.vision.models.scrfd import Scrfd
 from mien.vision.models.sface import sface
 from mien.vision.models.yunet import YuNet
 from mien.vision.recipe import Recipe
@@ -26,8 +28,10 @@ def detector(family: DetectorFamily, session: Session) -> Detector:
     match family:
         case "yunet":
             return YuNet(session)
-        case "scrfd" | "retinaface":
-            raise SetupError("not there yet")
+        case "scrfd":
+            return Scrfd(session)
+        case "retinaface":
+            return RetinaFace(session)
         case unknown:
             assert_never(unknown)
 
