@@ -4,23 +4,20 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.backends.bounded_threads import BoundedThreads
 from mien.backends.vectors.base import Change, CollectionRef, Hit, IndexStats
 from mien.backends.vectors.local_index import IndexLimits, checked_vectors
 from mien.backends.vectors.local_open import OpenIndexes
-from mien.kit.errors import BadInput, Busy, TimedOut, Unavailable
+from mien.kit.errors import BadInput
 from mien.kit.tenant import TenantId
-
-T = TypeVar("T")
 
 MAX_QUERIES = 100
 MAX_HITS = 1_000
@@ -40,41 +37,6 @@ class LocalVectorLimits:
     index: IndexLimits = field(default_factory=IndexLimits)
 
 
-class _BoundedThreads:
-    """Threads with a bounded queue before them."""
-
-    def __init__(self, name: str, threads: int, waiting: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._bound = threads + waiting
-        self._lock = threading.Lock()
-        self._taken = 0
-
-    async def run(self, timeout_s: float, work: Callable[[], T]) -> T:
-        """Raises Busy when the queue is full, TimedOut when there is no result in time (work that has
-        begun ends on its own and keeps its place until then)."""
-        with self._lock:
-            if self._taken >= self._bound:
-                raise Busy("The vector index has too much to do; try again shortly.")
-            self._taken += 1
-        try:
-            future = self._threads.submit(work)
-        except RuntimeError:
-            self._release(None)
-            raise Unavailable("The vector index is closed.") from None
-        future.add_done_callback(self._release)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
-        except TimeoutError:
-            raise TimedOut(f"The vector index did not answer within {timeout_s:g} s.") from None
-
-    def _release(self, _: Future[T] | None) -> None:
-        with self._lock:
-            self._taken -= 1
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
-
-
 class LocalVectorIndex:
     """`VectorIndex` in the folder `root` (`<tenant>/<collection>/faces.idx`), which one process owns.
 
@@ -86,8 +48,11 @@ class LocalVectorIndex:
     def __init__(self, root: Path, limits: LocalVectorLimits | None = None) -> None:
         self._limits = limits or LocalVectorLimits()
         self._open = OpenIndexes(root, self._limits.index, self._limits.max_open, self._keep_house)
-        self._searching = _BoundedThreads("vectors-search", self._limits.search_threads, self._limits.waiting)
-        self._changing = _BoundedThreads("vectors-change", 2, self._limits.waiting)
+        waiting = self._limits.waiting
+        self._searching = BoundedThreads(
+            "The vector search", threads=self._limits.search_threads, waiting=waiting
+        )
+        self._changing = BoundedThreads("The vector index", threads=2, waiting=waiting)
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._housekeeper: threading.Thread | None = None

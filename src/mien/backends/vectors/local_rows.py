@@ -198,7 +198,7 @@ class Rows:
 
         Raises ValueError if it is not of these rows, RuntimeError if this faiss can't read it.
         """
-        coarse: Any = faiss.downcast_index(faiss.deserialize_index(data))
+        coarse: Any = faiss.deserialize_index(data)
         if (
             not isinstance(coarse, faiss.IndexIVFPQFastScan)
             or coarse.ntotal != self.count
