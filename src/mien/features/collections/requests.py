@@ -1,0 +1,65 @@
+"""How endpoints read photos with options, and how the OpenAPI document shows that."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def shown(model: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """The documented reply of an endpoint that answers with plain JSON."""
+    return {status: {"model": model}}
+
+
+def options_of(model: type[Options], fields: Mapping[str, Any], *, form: bool) -> Options:
+    """The options sent with a photo, checked. In a form an empty field counts as not given."""
+    given = {name: value for name, value in fields.items() if not (form and value == "")}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_context=False)]
+        raise RequestValidationError(faults) from None
+
+
+def photo_body(
+    model: type[BaseModel], photos: Mapping[str, str], *, required: bool = True, media: str = "photo"
+) -> dict[str, Any]:
+    """`openapi_extra` of an endpoint that takes photos (file of a form -> member of JSON) and options."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    schema = _inlined(schema, definitions)
+    fields = schema["properties"]
+    files = {name: {"type": "string", "format": "binary", "description": f"The {media}."} for name in photos}
+    texts = {
+        member: {"type": "string", "format": "byte", "description": f"The {media}, in base64."}
+        for member in photos.values()
+    }
+    form = {"type": "object", "properties": {**files, **fields}, "required": list(photos)}
+    body = {"type": "object", "properties": {**texts, **fields}}
+    if required:
+        body["required"] = list(photos.values())
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "application/json": {"schema": body},
+            },
+        }
+    }
+
+
+def _inlined(value: Any, definitions: Mapping[str, Any]) -> Any:
+    """A JSON schema without references, so that it can stand anywhere in the document."""
+    match value:
+        case {"$ref": str(reference), **rest}:
+            return {**_inlined(definitions[reference.rsplit("/", 1)[-1]], definitions), **rest}
+        case dict():
+            return {name: _inlined(inner, definitions) for name, inner in value.items()}
+        case list():
+            return [_inlined(inner, definitions) for inner in value]
+        case _:
+            return value
