@@ -10,12 +10,13 @@ class Recipe:
     """The defaults are recipe 1; docs/decisions has the numbers behind them.
 
     `detect_px`: the long side that a photo is fitted to for detection. `magnify`: the most that a
-    smaller photo is enlarged for it. `refine`: look again at each face close up, for better
-    landmarks. `flip`: add the vector of the mirrored face.
+    smaller photo is enlarged for it: landmarks of larger faces are more exact, also where no detail is
+    added (LFW's 250 px photos at 640 against 250: d' 5.91 and 5.60, decisions/0003). `refine`: look
+    again at each face close up, for better landmarks. `flip`: add the vector of the mirrored face.
     """
 
     detect_px: int = 640
-    magnify: float = 1.0
+    magnify: float = 4.0
     refine: bool = False
     flip: bool = False
 
