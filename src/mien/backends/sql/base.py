@@ -60,7 +60,7 @@ class TenantTable(Table):
 
     __abstract__ = True
 
-    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True, sort_order=-1)
 
 
 CrossTenantPath = Literal["authenticate", "claim_jobs", "sweep", "project", "bootstrap", "backup"]
