@@ -12,6 +12,7 @@ import os
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from mien import __version__
 
@@ -62,6 +63,15 @@ class _Lazy(click.Group):
             hint = f" Did you mean `mien {near[0]}`?" if near else " `mien --help` lists what there is."
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # Without the commands' modules: completion runs at every press of the tab key.
+        found = [
+            CompletionItem(name, help=about)
+            for name, (_, _, about) in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return super().shell_complete(ctx, incomplete) if incomplete.startswith("-") else found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

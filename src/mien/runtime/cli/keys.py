@@ -1,0 +1,66 @@
+"""`mien keys`."""
+
+from __future__ import annotations
+
+import click
+
+from mien.runtime.cli.collections import take
+from mien.runtime.cli.frame import Shown, options, quoted
+
+
+@click.group()
+def keys() -> None:
+    """API keys. A lost key can't be shown again: make a new one and revoke the old."""
+
+
+@keys.command("list")
+@options
+def list_keys(shown: Shown) -> int:
+    """List the keys (never their secrets). Exit code 1 if there is none."""
+    found = shown.run(lambda client: take(client, "/v1/keys", "keys", 10_000))
+    if shown.as_json:
+        shown.json({"keys": found})
+    elif found:
+        rows = [
+            (
+                key["id"],
+                key["name"],
+                key["prefix"],
+                key["role"],
+                key["created_at"][:19],
+                (key.get("last_used_at") or "")[:19],
+                "revoked" if key.get("revoked_at") else "",
+            )
+            for key in found
+        ]
+        shown.table(["key", "name", "prefix", "role", "created", "last used", ""], rows)
+    else:
+        shown.out.print("No key; `mien keys create` makes one.")
+    return 0 if found else 1
+
+
+@keys.command("create")
+@click.option("--name", default="", help="What it is for.")
+@click.option("--role", default="system_admin", show_default=True, help="What its holder may do.")
+@options
+def create_key(shown: Shown, name: str, role: str) -> None:
+    """Make a key; its text is shown this once."""
+    body = {"name": name, "role": role}
+    made = shown.run(lambda client: client.call("POST", "/v1/keys", json=body))
+    if shown.as_json:
+        shown.json(made)
+    else:
+        shown.out.print(made["key"], markup=False)
+        shown.notice("Keep it now: it is shown this once and stored only as a digest.")
+
+
+@keys.command("revoke")
+@click.argument("key_id", metavar="KEY")
+@options
+def revoke_key(shown: Shown, key_id: str) -> None:
+    """Revoke a key, by its id."""
+    shown.run(lambda client: client.call("DELETE", f"/v1/keys/{quoted(key_id)}"))
+    if shown.as_json:
+        shown.json({"revoked": [key_id]})
+    else:
+        shown.out.print(f"Revoked {key_id}.", markup=False)
