@@ -17,7 +17,8 @@ class BlobInfo:
 
 
 class BlobStore(Protocol):
-    """Keys are relative, '/'-separated, made of [A-Za-z0-9._-] (BadInput otherwise), at most 512 long.
+    """Keys are relative, '/'-separated, made of [A-Za-z0-9._-] (BadInput otherwise), at most 512 long
+    and 200 in each part; no part is "." or "..".
 
     A put is atomic: a reader sees the whole blob or none, also after a crash.
     """

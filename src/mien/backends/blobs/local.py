@@ -155,8 +155,8 @@ class LocalBlobStore:
 
     async def list(self, tenant: TenantId, prefix: str = "") -> AsyncIterator[str]:
         """See `BlobStore.list`. Blobs put or deleted meanwhile may or may not be listed."""
-        folder, _, _ = prefix.rpartition("/")
-        if folder:
+        folder, slash, _ = prefix.rpartition("/")
+        if slash:
             key_parts(folder)
         start = self._root.joinpath(str(tenant), *folder.split("/")) if folder else self._root / str(tenant)
         waiting = [(start, f"{folder}/" if folder else "", True)]
