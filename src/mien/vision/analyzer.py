@@ -12,6 +12,7 @@ from mien.vision.align import chip, chip_zoom
 from mien.vision.decode import DEFAULT_LIMITS, DecodeLimits, Photo, open_photo
 from mien.vision.detect import FaceFinder
 from mien.vision.models.base import Embedder
+from mien.vision.quality import assess
 from mien.vision.values import (
     Analysis,
     AnalyzedFace,
@@ -170,8 +171,6 @@ class Analyzer:
             clock.lap("attributes")
         qualities: list[Quality | None] = [None] * len(faces)
         if request.quality and faces:
-            from mien.vision.quality import assess
-
             qualities = [assess(image, f, p, c) for f, p, c in zip(faces, poses, chips, strict=True)]
             clock.lap("quality")
         return [
