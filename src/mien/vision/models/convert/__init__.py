@@ -29,7 +29,7 @@ def convert(spec: ModelSpec, files: Mapping[str, Path]) -> bytes:
     were block-quantised, and the dynamic dimensions that `spec.conversion.dynamic` names.
     """
     require_pull_extra()
-    import onnx
+    import onnx.checker
 
     from mien.vision.models.convert import keras, onnx_graph, tfjs
 

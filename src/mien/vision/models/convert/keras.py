@@ -56,7 +56,9 @@ class _Graph:
         match kind:
             case "Conv2D":
                 kernel = self.constant(f"{name}_kernel", w["kernel"].transpose(3, 2, 0, 1))
-                return self.node("Conv", [x[0], kernel, *bias], name, strides=config["strides"], auto_pad=padding)
+                return self.node(
+                    "Conv", [x[0], kernel, *bias], name, strides=config["strides"], auto_pad=padding
+                )
             case "SeparableConv2D":
                 depth = w["depthwise_kernel"]  # (h, w, channels, 1)
                 if depth.shape[3] != 1:

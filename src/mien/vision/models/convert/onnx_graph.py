@@ -19,9 +19,10 @@ def convert(path: Path, *, dynamic_size: bool) -> Any:
     fold_block_quantised(model)
     drop_identities(model)
     rewrite_prelu(model)
-    sizes = resize_sizes_to_scales(model) if dynamic_size else 0
+    if dynamic_size:
+        resize_sizes_to_scales(model)
+    free_dimensions(model, size=dynamic_size)
     drop_unused(model)
-    free_dimensions(model, size=dynamic_size or sizes > 0)
     return model
 
 
@@ -72,7 +73,11 @@ def fold_block_quantised(model: Any) -> None:
             x, scale, *zero = (constants[name] for name in node.input)
             given = _attributes(node)
             value: Array = dequantise(
-                x, scale, zero[0] if zero else None, int(given.get("axis", 1)), int(given.get("block_size", 0))
+                x,
+                scale,
+                zero[0] if zero else None,
+                int(given.get("axis", 1)),
+                int(given.get("block_size", 0)),
             )
         elif node.op_type == "Reshape":
             value = constants[node.input[0]].reshape(constants[node.input[1]])
@@ -121,29 +126,30 @@ def rewrite_prelu(model: Any) -> None:
     model.graph.node.extend(nodes)
 
 
-def resize_sizes_to_scales(model: Any) -> int:
+def resize_sizes_to_scales(model: Any) -> None:
     """Resize nodes with fixed target sizes become factors, so that the graph takes any input size.
 
-    Returns how many were changed. ModelError if a target is no whole multiple of its source.
+    ModelError if a target is no whole multiple of its source.
     """
     constants = _constants(model)
     shapes: dict[str, list[int]] = {}
     inferred = onnx.shape_inference.infer_shapes(model)
     for info in inferred.graph.value_info:
         shapes[info.name] = [d.dim_value for d in info.type.tensor_type.shape.dim]
-    count = 0
     for node in model.graph.node:
         if node.op_type != "Resize" or len(node.input) < 4 or node.input[3] not in constants:
             continue
         target, source = constants[node.input[3]], shapes.get(node.input[0], [])
-        if len(source) != 4 or any(s <= 0 for s in source) or any(t % s for t, s in zip(target, source, strict=True)):
+        if (
+            len(source) != 4
+            or any(s <= 0 for s in source)
+            or any(t % s for t, s in zip(target, source, strict=True))
+        ):
             raise ModelError("A Resize node's target is no whole multiple of its source.")
         scales = np.array([t // s for t, s in zip(target, source, strict=True)], np.float32)
         name = _add(model, f"{node.output[0]}_scales", scales)
-        del node.input[1:]
-        node.input.extend(["", name])
-        count += 1
-    return count
+        del node.input[2:]  # region of interest stays: opset 11 wants it, empty as it is
+        node.input.append(name)
 
 
 def drop_unused(model: Any) -> None:
@@ -171,15 +177,12 @@ def free_dimensions(model: Any, *, size: bool) -> None:
     instead. What this assumes is proven at pull: a batch of two must equal two of one.
     """
     graph, constants = model.graph, _constants(model)
-    for value in [*graph.input, *graph.output]:
-        dims = value.type.tensor_type.shape.dim
-        if not len(dims):
-            continue
-        dims[0].dim_param = "N"
-        if size:
-            for i, dim in enumerate(dims):
-                if i >= (2 if value in graph.input else 1) and (value in graph.input or i == 1):
-                    dim.dim_param = "HW"[i - 2] if value in graph.input else f"A_{value.name}"
+    given = {t.name for t in graph.initializer}
+    for value in graph.input:
+        if value.name not in given:
+            _name_dimensions(value, {0: "N", 2: "H", 3: "W"} if size else {0: "N"})
+    for value in graph.output:
+        _name_dimensions(value, {0: "N", 1: f"A_{value.name}"} if size else {0: "N"})
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] not in constants:
             continue
@@ -191,3 +194,10 @@ def free_dimensions(model: Any, *, size: bool) -> None:
             shape[1] = -1
         node.input[1] = _add(model, f"{node.output[0]}_shape", shape)
     del graph.value_info[:]
+
+
+def _name_dimensions(value: Any, names: dict[int, str]) -> None:
+    dims = value.type.tensor_type.shape.dim
+    for i, name in names.items():
+        if i < len(dims):
+            dims[i].dim_param = name
