@@ -74,15 +74,19 @@ class Limits(_Section):
     """What one request may hold and take."""
 
     body_mb: float = Field(
-        default=32.0, gt=0, le=4096, description="Largest request body, in MB (413 above it)."
+        default=96.0,
+        gt=0,
+        le=4096,
+        description="Largest request body, in MB (413 above it); two photos in base64 take 8/3 of one.",
     )
+    photo_mb: float = Field(default=32.0, gt=0, le=1024, description="Largest photo file, in MB.")
     import_mb: float = Field(
         default=2048.0, gt=0, le=1_000_000, description="Largest body of an import (a zip of photos), in MB."
     )
     photo_megapixels: float = Field(
-        default=100.0,
+        default=64.0,
         gt=0,
-        le=1000,
+        le=178,
         description="Largest photo, in millions of pixels; checked before decoding.",
     )
     request_s: float = Field(
