@@ -221,7 +221,7 @@ _ROWS = (
         conversion=Conversion("tfjs"),
         about="NanoDet, 80 COCO classes (67 is a cell phone)",
         input="(N, 3, 416, 416) float32, BGR, mean 103.53/116.28/123.675, std 57.375/57.12/58.395",
-        output="NANODET_OUT",
+        output="strides 8, 16, 32: three (N, S, 80) of probabilities, then three (N, S, 44) of 4 x 11 distance bins",
     ),
     ModelSpec(
         name="retinaface-mobile",
@@ -270,7 +270,7 @@ _ROWS = (
         ),
         licence=INSIGHTFACE_LICENCE,
         conversion=Conversion("onnx"),
-        about="ArcFace MobileFaceNet, WebFace600K (InsightFace), 512-D, int8; given as a file, non-commercial",
+        about="ArcFace MobileFaceNet, WebFace600K (InsightFace), 512-D; given as a file, non-commercial",
         input="(N, 3, 112, 112) float32, RGB, (x - 127.5) / 127.5, aligned to the ArcFace template",
         output="(N, 512), not normalised",
         space=Space("arcface-w600k-mbf", 1, "arcface112", 512),
