@@ -138,8 +138,9 @@ def deficits(image: Image, face: Face, pose: Pose, chip: Pixels) -> dict[str, fl
     """What is amiss, each from 0 (nothing) upwards; the keys are those of WEIGHTS.
 
     "dark" and "flat" are in octaves (factors of two), "small" in their squares (each halving costs
-    more than the one before), "blur" in natural logarithms of sharpness, angles in squares of 45 degrees, "cut" the share outside of the photo, "cover" in log odds,
-    "doubt" the detector's missing confidence in tenths.
+    more than the one before), "blur" in natural logarithms of sharpness, angles in squares of 45
+    degrees, "cut" the share outside of the photo, "cover" in log odds, "doubt" the detector's missing
+    confidence in tenths.
     """
     grey = cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY)
     mean, deviation = (float(v[0, 0]) for v in cv2.meanStdDev(grey, mask=_MASK))

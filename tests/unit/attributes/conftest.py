@@ -12,16 +12,11 @@ import pytest
 from mien.vision.models.yunet import YuNet
 from mien.vision.runtimes.base import RuntimeChoice, Session
 from mien.vision.runtimes.choose import open_session
-from mien.vision.values import Box, Face, Image
+from mien.vision.values import Box, Face, Image, Pixels
+from tests.stored_models import model_path
 
 OpenModel = Callable[[str], Session]
 Faces = Callable[[Image], list[Face]]
-
-
-def _models_dir() -> Path:
-    if chosen := os.environ.get("MIEN_MODELS_DIR"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mien" / "models"
 
 
 @cache
@@ -34,13 +29,13 @@ def open_model() -> OpenModel:
     """Opens a model of the store by name; skips where it is not pulled, but fails in CI."""
 
     def open_(name: str) -> Session:
-        found = sorted((_models_dir() / name).glob("*/model.onnx"))
-        if not found:
-            message = f"{name} is not pulled; run `mien models pull`"
+        try:
+            path = model_path(name)
+        except pytest.skip.Exception as reason:
             if os.environ.get("CI", "").lower() == "true":
-                pytest.fail(message)
-            pytest.skip(message)
-        return _opened(found[-1])
+                pytest.fail(str(reason))
+            raise
+        return _opened(path)
 
     return open_
 
@@ -73,6 +68,6 @@ def read(path: Path) -> Image:
     return image_of(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))
 
 
-def image_of(pixels: np.ndarray) -> Image:
+def image_of(pixels: Pixels) -> Image:
     """Pixels as an undiminished Image."""
     return Image(np.ascontiguousarray(pixels, np.uint8), (pixels.shape[1], pixels.shape[0]))

@@ -88,7 +88,7 @@ def test_small_faces_score_lower(portrait: Image, face: Face) -> None:
             (face.landmarks / factor).astype(np.float32),
             face.confidence,
         )
-        quality = at(image_of(pixels), small)
+        quality = at(image_of(np.asarray(pixels, np.uint8)), small)
         overall.append(quality.overall)
     assert all(a > b for a, b in pairwise(overall)), overall
     assert "small" in quality.reasons
@@ -136,7 +136,7 @@ def test_a_medical_mask_is_an_occlusion(portrait: Image, face: Face, mask: str) 
         portrait.pixels.copy(),
         borderMode=cv2.BORDER_TRANSPARENT,
     )
-    quality = at(image_of(worn), face)
+    quality = at(image_of(np.asarray(worn, np.uint8)), face)
     assert quality.occlusion < 0.4
     assert "occluded" in quality.reasons
     assert at(portrait, face).occlusion > 0.9
