@@ -1,0 +1,1 @@
+"""The schema's versions, run at start (docs/decisions/0006)."""
