@@ -270,7 +270,8 @@ class Verification:
     eer: float
     eer_threshold: float
     tar: Mapping[float, tuple[float, float, float]]
-    """FMR -> (TAR, low, high), with a 95 % bootstrap interval."""
+    """FMR -> (TAR, low, high): the 95 % bootstrap interval, which also sees that the threshold is a
+    measured one, widened to Wilson's, as no resample of a flawless result holds a miss."""
     auc: float
 
 
@@ -301,7 +302,9 @@ def verification(
             return tar_at_fmr(good, bad, fmr)
 
         low, high = bootstrap_interval(genuine, impostor, at, rounds=rounds, seed=seed)
-        tar[target] = (at(genuine, impostor), low, high)
+        value = at(genuine, impostor)
+        least, most = wilson_interval(round(value * genuine.size), genuine.size)
+        tar[target] = (value, min(low, least), max(high, most))
     return Verification(
         pairs=values.size,
         undetected=int(np.count_nonzero(np.isnan(values))),

@@ -266,7 +266,7 @@ def _print(
             [
                 f"{n:,} faces" + (" *" if t.extrapolated else ""),
                 f"{t.score:.4f}",
-                f"{100 * (t.fpir or 0):.2g} %",
+                f"{100 * (t.fpir or 0):.3g} %",
                 f"{100 * (t.fnmr or 0):.2f} %",
             ]
             for n in GALLERIES

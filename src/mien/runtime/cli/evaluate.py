@@ -325,7 +325,7 @@ def _print(
     for m in measured:
         low, high = m.result.tar[min(rates)][1:]
         shown.notice(
-            f"{m.pack}: TAR at {_rate(min(rates))} is {_percent(low)} to {_percent(high)} (95 %, bootstrap)."
+            f"{m.pack}: TAR at {_rate(min(rates))} is {_percent(low)} to {_percent(high)} with 95 % confidence."
         )
         if m.templates.unreadable:
             shown.notice(
