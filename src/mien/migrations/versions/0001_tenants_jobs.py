@@ -5,7 +5,7 @@ from alembic import op
 
 from mien.backends.sql.base import UtcDateTime
 
-revision = "0001"
+revision = "0001_tenants_jobs"
 down_revision: str | None = None
 
 

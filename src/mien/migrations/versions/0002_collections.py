@@ -5,10 +5,8 @@ from alembic import op
 
 from mien.backends.sql.base import UtcDateTime
 
-revision = "0002_collections"
-down_revision = "0001_tenants_jobs"
-branch_labels = None
-depends_on = None
+revision = "0002"
+down_revision: str | None = "0001"
 
 
 def upgrade() -> None:
@@ -31,6 +29,9 @@ def upgrade() -> None:
         sa.Column("threshold_gallery", sa.BigInteger(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant_id"], ["tenant.id"], name=op.f("fk_collection_tenant_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("tenant_id", "id", name=op.f("pk_collection")),
         sa.UniqueConstraint("tenant_id", "name", name="uq_collection_name"),
     )
