@@ -68,7 +68,7 @@ class Serving:
     def new_key(self) -> str:
         """A fresh administrator's key."""
         with self.local() as client:
-            answer = client.post("/v1/keys", json={"name": "test"})
+            answer = client.post("/v1/keys", json={"name": "test", "kind": "admin"})
             assert answer.status_code == 201, answer.text
             return str(answer.json()["key"])
 

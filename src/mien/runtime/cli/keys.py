@@ -25,7 +25,7 @@ def list_keys(shown: Shown) -> int:
             (
                 key["id"],
                 key["name"],
-                key["prefix"],
+                f"mien_{key['prefix']}_",
                 key["role"],
                 key["created_at"][:19],
                 (key.get("last_used_at") or "")[:19],
@@ -33,19 +33,25 @@ def list_keys(shown: Shown) -> int:
             )
             for key in found
         ]
-        shown.table(["key", "name", "prefix", "role", "created", "last used", ""], rows)
+        shown.table(["key", "name", "begins with", "role", "created", "last used", ""], rows)
     else:
         shown.out.print("No key; `mien keys create` makes one.")
     return 0 if found else 1
 
 
 @keys.command("create")
-@click.option("--name", default="", help="What it is for.")
-@click.option("--role", default="system_admin", show_default=True, help="What its holder may do.")
+@click.option("--name", default="made by a command", show_default=True, help="What it is for.")
+@click.option(
+    "--kind",
+    type=click.Choice(["admin", "service"]),
+    default="admin",
+    show_default=True,
+    help="admin may do everything, service recognises and reads.",
+)
 @options
-def create_key(shown: Shown, name: str, role: str) -> None:
+def create_key(shown: Shown, name: str, kind: str) -> None:
     """Make a key; its text is shown this once."""
-    body = {"name": name, "role": role}
+    body = {"name": name, "kind": kind}
     made = shown.run(lambda client: client.call("POST", "/v1/keys", json=body))
     if shown.as_json:
         shown.json(made)
@@ -59,8 +65,8 @@ def create_key(shown: Shown, name: str, role: str) -> None:
 @options
 def revoke_key(shown: Shown, key_id: str) -> None:
     """Revoke a key, by its id."""
-    shown.run(lambda client: client.call("DELETE", f"/v1/keys/{quoted(key_id)}"))
+    revoked = shown.run(lambda client: client.call("POST", f"/v1/keys/{quoted(key_id)}/revoke"))
     if shown.as_json:
-        shown.json({"revoked": [key_id]})
+        shown.json(revoked)
     else:
         shown.out.print(f"Revoked {key_id}.", markup=False)

@@ -58,10 +58,11 @@ def status(shown: Shown) -> int:
     if info is not None and info.socket is not None:
         state = asyncio.run(_ready(info))
     pack, packs = _models(settings)
+    data_bytes = _size(settings.data_dir)
     value = {
         "version": __version__,
         "data_dir": str(settings.data_dir),
-        "data_bytes": _size(settings.data_dir),
+        "data_bytes": data_bytes,
         "models_dir": str(settings.models_dir),
         "pack": pack,
         "packs": packs,
@@ -81,7 +82,7 @@ def status(shown: Shown) -> int:
             word = "ready" if state["ready"] else "not ready"
             rows.append(("server", f"{word}, process {info.pid}, {info.url}"))
             rows += [(f"  {part}", what) for part, what in sorted(state["missing"].items())]
-        rows.append(("data", f"{settings.data_dir} ({value['data_bytes'] / 1e6:.1f} MB)"))
+        rows.append(("data", f"{settings.data_dir} ({data_bytes / 1e6:.1f} MB)"))
         rows.append(("models", settings.models_dir))
         rows += [(f"  {name}", ("in use, " if name == pack else "") + word) for name, word in packs.items()]
         shown.table(["", ""], rows)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mien.features.jobs.idempotency import IdempotencyService, StoredAnswer
 from mien.kit.errors import BadInput, Unauthenticated
 from mien.kit.tenant import TenantId
 from mien.runtime.http.authentication import Authenticator
@@ -26,37 +26,10 @@ _MAX_ANSWER_BYTES = 1 << 20
 _KEPT_HEADERS = frozenset({b"content-type", b"location"})
 
 
-class Remembered(Protocol):
-    """The first answer."""
-
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def headers(self) -> dict[str, str]: ...
-
-    @property
-    def body(self) -> bytes: ...
-
-
-class IdempotencyKeys(Protocol):
-    """Where keys are kept."""
-
-    async def begin(self, tenant: TenantId, key: str, fingerprint: bytes) -> Remembered | None:
-        """None: go on, and finish or abandon. Raises Conflict (in progress), BadInput (other request)."""
-        ...
-
-    async def finish(
-        self, tenant: TenantId, key: str, status: int, headers: dict[str, str], body: bytes
-    ) -> None: ...
-
-    async def abandon(self, tenant: TenantId, key: str) -> None: ...
-
-
 class Idempotent:
     """Holds the body of requests with a key (they are within the body's limit) to take its digest."""
 
-    def __init__(self, app: ASGIApp, keys: IdempotencyKeys, authenticator: Authenticator) -> None:
+    def __init__(self, app: ASGIApp, keys: IdempotencyService, authenticator: Authenticator) -> None:
         self._app = app
         self._keys = keys
         self._authenticator = authenticator
@@ -123,7 +96,7 @@ class Idempotent:
                         for name, value in start.get("headers", ())
                         if name.lower() in _KEPT_HEADERS
                     }
-                    await self._keys.finish(tenant, key, status, kept, bytes(answer))
+                    await self._keys.finish(tenant, key, StoredAnswer(status, kept, bytes(answer)))
                 given_up = True
                 await send(start)
                 await send({"type": "http.response.body", "body": bytes(answer)})
@@ -175,7 +148,7 @@ def _fingerprint(scope: Scope, body: bytes) -> bytes:
     return digest.digest()
 
 
-async def _replay(send: Send, known: Remembered) -> None:
+async def _replay(send: Send, known: StoredAnswer) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in known.headers.items()]
     headers += [(b"content-length", str(len(known.body)).encode()), (b"idempotency-replayed", b"true")]
     if known.status in (204, 304):
