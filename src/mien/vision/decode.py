@@ -17,7 +17,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from mien.kit.errors import BadInput, BadPhoto, SetupError, TooLarge, UnsupportedFormat
-from mien.vision.formats import PhotoFormat, describe_foreign, hidden_file, jpeg_orientation, sniff
+from mien.vision.formats import PhotoFormat, describe_foreign, hidden_file, jpeg_header, sniff
 from mien.vision.values import Image
 
 READS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
@@ -138,11 +138,12 @@ def _open_jpeg(data: bytes, limits: DecodeLimits) -> Photo:
         reason = "no size and colours in it" if isinstance(error, KeyError) else _reason(error)
         raise BadPhoto(f"The JPEG's header is damaged or cut short ({reason}).") from None
     _check_size(width, height, limits)
-    if data.count(b"\xff\xda") > _MAX_SCANS:
+    orientation, scans = jpeg_header(data)
+    if scans and data.count(b"\xff\xda") > _MAX_SCANS:
         raise BadPhoto(f"The JPEG has more than {_MAX_SCANS} scans, which no camera or editor makes.")
     # Only Pillow undoes the inversion of Adobe's four-colour JPEGs.
     fast = colour not in ("CMYK", "YCCK")
-    return Photo(data, "JPEG", (width, height), jpeg_orientation(data), fast)
+    return Photo(data, "JPEG", (width, height), orientation, fast)
 
 
 def _open_other(data: bytes, kind: PhotoFormat, limits: DecodeLimits) -> Photo:

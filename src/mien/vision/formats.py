@@ -134,24 +134,28 @@ def jpeg_end(data: bytes) -> int | None:
     return len(data) if data[at : at + 2] == b"\xff\xd9" else None
 
 
-def jpeg_orientation(data: bytes) -> int:
-    """The EXIF orientation 1..8 of a JPEG; 1 if it says none or nonsense."""
-    at = 2
+def jpeg_header(data: bytes) -> tuple[int, bool]:
+    """The EXIF orientation 1..8 of a JPEG (1 if it says none, or nonsense), and whether it comes in
+    several scans (progressive, or one colour after the other)."""
+    at, orientation, components, progressive = 2, 1, 0, False
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
             continue
-        if marker in (0xDA, 0xD9):
-            return 1
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
             continue
+        if marker == 0xDA:
+            return orientation, progressive or data[at + 4 : at + 5] != bytes([components])
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\x00\x00":
-            return tiff_orientation(data[at + 10 : at + 2 + length])
+            orientation = tiff_orientation(data[at + 10 : at + 2 + length])
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            progressive = marker not in (0xC0, 0xC1)
+            components = data[at + 9] if at + 9 < len(data) else 0
         at += 2 + max(length, 2)
-    return 1
+    return orientation, True
 
 
 def tiff_orientation(block: bytes) -> int:

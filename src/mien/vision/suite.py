@@ -1,10 +1,12 @@
 """Puts models together into an analyzer."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Literal, assert_never
+from typing import Generic, TypeVar
+
+import cv2
 
 from mien.kit.errors import SetupError
 from mien.vision.analyzer import Analyzer, Attributes
@@ -12,21 +14,27 @@ from mien.vision.decode import DEFAULT_LIMITS, DecodeLimits
 from mien.vision.detect import FaceFinder
 from mien.vision.models import arcface
 from mien.vision.models.base import Detector, Embedder
+from mien.vision.models.emotion import DenseEmotion, FusedEmotion, XceptionEmotion
+from mien.vision.models.eyes import EyesOpen
 from mien.vision.models.fused import FlipAveraged, Fused
+from mien.vision.models.liveness import FrameLiveness
+from mien.vision.models.objects import CocoObjects
+from mien.vision.models.packs import RecognitionPack
+from mien.vision.models.pose import HeadPose
 from mien.vision.models.retinaface import RetinaFace
 from mien.vision.models.scrfd import Scrfd
 from mien.vision.models.sface import sface
+from mien.vision.models.store import ModelStore
 from mien.vision.models.yunet import YuNet
 from mien.vision.recipe import Recipe
 from mien.vision.runtimes.base import RuntimeChoice, Session
 from mien.vision.runtimes.choose import open_session
-from mien.vision.values import Space
 
-DetectorFamily = Literal["yunet", "scrfd", "retinaface"]
+T = TypeVar("T")
 
 
-def detector(family: DetectorFamily, session: Session) -> Detector:
-    """The registry of detector families."""
+def detector(family: str, session: Session) -> Detector:
+    """The registry of detector families (`ModelSpec.family`); SetupError for one that detects no faces."""
     match family:
         case "yunet":
             return YuNet(session)
@@ -34,8 +42,8 @@ def detector(family: DetectorFamily, session: Session) -> Detector:
             return Scrfd(session)
         case "retinaface":
             return RetinaFace(session)
-        case unknown:
-            assert_never(unknown)
+        case _:
+            raise SetupError(f"Models of the family {family} detect no faces.")
 
 
 _EMBEDDERS: dict[str, tuple[Callable[[Session], Embedder], bool]] = {
@@ -60,26 +68,70 @@ def embedder(
     return family(opened(choice if bf16 else replace(choice, precision="fp32")))
 
 
-def assemble(
-    detection: tuple[DetectorFamily, Path],
-    embedding: Sequence[tuple[float, str, Path]],
-    space: Space,
+def open_analyzer(
+    store: ModelStore,
+    pack: RecognitionPack,
     *,
-    recipe: Recipe | None = None,
     choice: RuntimeChoice | None = None,
-    attributes: Attributes | None = None,
     limits: DecodeLimits = DEFAULT_LIMITS,
+    recipe: Recipe | None = None,
 ) -> Analyzer:
-    """An analyzer of model files: a detector, and one embedder (weight, name, file) or several fused.
+    """The analyzer of a recognition pack; attribute models open when they are first asked for.
 
-    Raises ModelError if a file can't be read, SetupError if parts don't fit.
+    `recipe` other than the pack's is for experiments: its embeddings have no calibration, so the
+    caller must give them a space of their own. Raises ModelError (missing, damaged: what to run is
+    in the message), SetupError.
     """
-    recipe = recipe or Recipe()
-    family, path = detection
-    finder = FaceFinder(detector(family, open_session(path, choice)), recipe)
+    recipe = recipe or pack.recipe
+    choice = choice or RuntimeChoice()
+    # OpenCV would split each small warp over all cores, which only costs: 0.06 ms of CPU became 0.5.
+    cv2.setNumThreads(1)
+    spec = store.spec(pack.detector)
+    finder = FaceFinder(detector(spec.family, open_session(store.path(pack.detector), choice)), recipe)
     parts: list[tuple[float, Embedder]] = []
-    for weight, name, file in embedding:
-        part = embedder(name, partial(open_session, file), choice)
+    for name, weight in pack.embedders:
+        part = embedder(name, partial(open_session, store.path(name)), choice)
         parts.append((weight, FlipAveraged(part) if recipe.flip else part))
     whole = parts[0][1] if len(parts) == 1 else Fused(parts)
-    return Analyzer(finder, whole, space, attributes, limits)
+    return Analyzer(finder, whole, pack.space, attributes(store, choice), limits)
+
+
+def attributes(store: ModelStore, choice: RuntimeChoice) -> Attributes:
+    """Every attribute, each opened once, at its first use: a server at rest holds none of them.
+
+    In float32, as their thresholds were found.
+    """
+    exact = replace(choice, precision="fp32")
+
+    def session(name: str) -> Session:
+        return open_session(store.path(name), exact)
+
+    return Attributes(
+        pose=Once(lambda: HeadPose(session("faceplugin-pose"))),
+        eyes=Once(lambda: EyesOpen(session("faceplugin-eyes"))),
+        liveness=Once(lambda: FrameLiveness(session("faceplugin-liveness"))),
+        emotion=Once(
+            lambda: FusedEmotion(
+                XceptionEmotion(session("fer-xception")),
+                XceptionEmotion(session("human-emotion")),
+                DenseEmotion(session("faceplugin-expression")),
+            )
+        ),
+        objects=Once(lambda: CocoObjects(session("nanodet"))),
+    )
+
+
+class Once(Generic[T]):
+    """Calls `make` at the first call and gives its result ever after; a failure is tried again."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: T | None = None
+
+    def __call__(self) -> T:
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._made = self._make()
+        return self._made
