@@ -106,6 +106,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
         "/imports",
         status_code=202,
         tags=["imports"],
+        responses=shown(replies.JobReply, 202),
         openapi_extra=photo_body(ImportOptions, {"file": "archive"}, required=False, media="zip archive"),
     )
     async def import_photos(name: str, request: Request, who: Principal = Depends(authenticate)) -> Response:
@@ -126,7 +127,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
             job = await service.imports.from_folder(
                 who.tenant_id, name, options.folder, ImportRequest(options.to_request(), options.persons)
             )
-        return wire.answer(job_json(job), 202)
+        return wire.answer(wire.job(job), 202)
 
     return routes
 

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+import numpy as np
+
 from mien.backends.pipelines.base import Pipelines
 from mien.backends.sql.base import Database
 from mien.features.collections import checks
@@ -241,6 +243,8 @@ def _choose(
 def _new_face(face: AnalyzedFace, attributes: frozenset[str]) -> NewFace:
     assert face.embedding is not None
     kept: dict[str, Any] = {}
+    vector = face.embedding.vector.astype(np.float64)
+    vector /= np.linalg.norm(vector)  # exactly, as the index will not take less
     for name in ("liveness", "eyes", "emotion"):
         if name in attributes and getattr(face, name) is not None:
             kept[name] = plain(getattr(face, name))
@@ -252,7 +256,7 @@ def _new_face(face: AnalyzedFace, attributes: frozenset[str]) -> NewFace:
         quality_score=None if face.quality is None else float(face.quality.overall),
         quality=None if face.quality is None else plain(face.quality),
         attributes=kept or None,
-        embedding=face.embedding.vector.astype("<f4").tobytes(),
+        embedding=vector.astype("<f4").tobytes(),
         runtime=face.embedding.runtime,
     )
 

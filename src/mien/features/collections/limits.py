@@ -12,7 +12,7 @@ class ImportLimits:
     """Bounds of a bulk import. Photos of well-compressed formats hardly shrink in a zip; a `ratio`
     (unpacked : packed size) over 200 is met by zip bombs only (a blank BMP reaches about 1000)."""
 
-    archive_bytes: int = 4 * GIB
+    archive_bytes: int = GIB
     entries: int = 200_000
     unpacked_bytes: int = 20 * GIB
     ratio: float = 200.0

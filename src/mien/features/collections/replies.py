@@ -328,6 +328,30 @@ class IndexedReply(Reply):
     unindexed: list[LeftOutFace]
 
 
+class ProgressReply(Reply):
+    """How far a job is."""
+
+    done: int
+    total: int | None
+    note: str
+
+
+class JobReply(Reply):
+    """A job, as `/v1/jobs` shows it."""
+
+    id: str
+    kind: str
+    state: str
+    progress: ProgressReply
+    result: dict[str, Any] | None
+    error: str | None
+    attempts: int
+    max_attempts: int
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
 class ListReply(Reply):
     """Base of pages; `next_cursor` is null on the last."""
 

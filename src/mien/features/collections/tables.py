@@ -32,7 +32,10 @@ class CollectionRow(TenantTable):
     """
 
     __tablename__ = "collection"
-    __table_args__ = (UniqueConstraint("tenant_id", "name", name="uq_collection_name"),)
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenant.id"], ondelete="CASCADE"),
+        UniqueConstraint("tenant_id", "name", name="uq_collection_name"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(255))

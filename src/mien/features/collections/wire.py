@@ -25,6 +25,7 @@ from mien.features.collections.records import (
     ThresholdMove,
     Unindexed,
 )
+from mien.features.jobs.service import Job
 from mien.kit.paging import Page
 from mien.vision.calibration import Threshold
 from mien.vision.values import AnalyzedFace, Box
@@ -311,6 +312,23 @@ def found_persons(value: FoundPersons) -> Json:
         for probe, matches in value.results
     ]
     return _search_reply(value, faces)
+
+
+def job(value: Job) -> Json:
+    """A job just queued, in the shape of `/v1/jobs`."""
+    return {
+        "id": str(value.id),
+        "kind": value.kind,
+        "state": value.state,
+        "progress": {"done": value.done, "total": value.total, "note": value.note},
+        "result": None if value.result is None else dict(value.result),
+        "error": value.error,
+        "attempts": value.attempts,
+        "max_attempts": value.max_attempts,
+        "created_at": time(value.created_at),
+        "started_at": None if value.started_at is None else time(value.started_at),
+        "finished_at": None if value.finished_at is None else time(value.finished_at),
+    }
 
 
 def page(name: str, items: list[Json], value: Page[Any]) -> Json:

@@ -5,8 +5,8 @@ from alembic import op
 
 from mien.backends.sql.base import UtcDateTime
 
-revision = "0002"
-down_revision: str | None = "0001"
+revision = "0002_collections"
+down_revision: str | None = "0001_tenants_jobs"
 
 
 def upgrade() -> None:
