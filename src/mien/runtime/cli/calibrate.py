@@ -83,7 +83,9 @@ def calibrate(
     settings = shown.settings()
     photos = labelled_photos(folder)
     ignored = read_same_people(same_people, photos.people) if same_people else frozenset()
-    (chosen,) = labelled.pack_names(pack, settings)
+    chosen, *others = labelled.pack_names(pack, settings)
+    if others:
+        raise BadInput("A table is for one pack.", field="pack")
     many = threads or settings.pipeline_threads
     analyzer = labelled.open_pack(chosen, settings, many)
     with labelled.progress(shown.err, f"{chosen}: photos", len(photos.paths)) as done:
@@ -97,7 +99,7 @@ def calibrate(
         pairs,
         space=analyzer.space.key,
         name=name or "own",
-        recipe=f"pack {chosen}",
+        recipe=f"pack {chosen} on {found.runtime}",
         measured_on=f"all pairs of {names} ({folder.resolve().name})",
     )
     words = cautions(pairs, table)

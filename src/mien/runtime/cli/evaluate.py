@@ -258,6 +258,7 @@ def _one(m: Measured) -> dict[str, Any]:
         ],
         "seconds": round(m.templates.seconds, 3),
         "threads": m.templates.threads,
+        "runtime": m.templates.runtime,
         "photos_per_second": round(photos / m.templates.seconds, 2) if m.templates.seconds else None,
     }
 
@@ -323,10 +324,8 @@ def _print(
     if min(rates) < least:
         shown.notice(f"TAR at {_rate(min(rates))}: where not one of the pairs of two people matches.")
     for m in measured:
-        low, high = m.result.tar[min(rates)][1:]
-        shown.notice(
-            f"{m.pack}: TAR at {_rate(min(rates))} is {_percent(low)} to {_percent(high)} with 95 % confidence."
-        )
+        low, high = (_percent(rate) for rate in m.result.tar[min(rates)][1:])
+        shown.notice(f"{m.pack}: TAR at {_rate(min(rates))} is {low} to {high} with 95 % confidence.")
         if m.templates.unreadable:
             shown.notice(
                 f"{m.pack}: {len(m.templates.unreadable)} photos can't be read and count as without a face."

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, eq=False)
 class Templates:
     """`vectors` (N, D) float32, zeros where `found` (N,) is False: no face there, or (those named in
-    `unreadable`) no photo. `seconds` is what it took, on `threads` threads."""
+    `unreadable`) no photo. `seconds` is what it took, on `threads` threads of `runtime`."""
 
     vectors: NDArray[np.float32]
     found: NDArray[np.bool_]
     unreadable: tuple[Path, ...]
     seconds: float
     threads: int
+    runtime: str
 
 
 @contextmanager
@@ -48,11 +49,17 @@ def progress(console: Console, what: str, total: int) -> Iterator[Callable[[int]
 
 
 def open_pack(name: str, settings: Settings, threads: int) -> Analyzer:
-    """The analyzer of a recognition pack, without attribute models.
+    """The analyzer of a recognition pack, for `threads` photos at a time.
 
     Raises NotFound for an unknown name, ModelError (with the command to run) if it isn't pulled.
     """
-    raise NotImplementedError
+    from mien.runtime.fetch import model_store
+    from mien.vision.models.packs import recognition_pack
+    from mien.vision.runtimes.base import RuntimeChoice
+    from mien.vision.suite import open_analyzer
+
+    choice = RuntimeChoice(name=settings.runtime, threads=1, parallel=threads)
+    return open_analyzer(model_store(settings), recognition_pack(name), choice=choice)
 
 
 def templates(
@@ -70,6 +77,7 @@ def templates(
 
     request = AnalyzeRequest(quality=False)
     unreadable: list[Path] = []
+    runtimes: set[str] = set()
 
     def one(path: Path) -> NDArray[np.float32] | None:
         try:
@@ -78,7 +86,10 @@ def templates(
             unreadable.append(path)
             return None
         face = subject(analysis.faces, analysis.width, analysis.height)
-        return face.embedding.vector if face is not None and face.embedding is not None else None
+        if face is None or face.embedding is None:
+            return None
+        runtimes.add(face.embedding.runtime)
+        return face.embedding.vector
 
     vectors = np.zeros((len(paths), analyzer.space.dim), np.float32)
     found = np.zeros(len(paths), bool)
@@ -91,9 +102,20 @@ def templates(
             done(i + 1)
     finally:
         executor.shutdown(cancel_futures=True)  # an interrupt waits for the photos in hand only
-    return Templates(vectors, found, tuple(sorted(unreadable)), time.perf_counter() - started, threads)
+    seconds = time.perf_counter() - started
+    runtime = ", ".join(sorted(runtimes))
+    return Templates(vectors, found, tuple(sorted(unreadable)), seconds, threads, runtime)
 
 
 def pack_names(given: str | None, settings: Settings) -> list[str]:
-    """The packs that a command works on: those given (`a,b`), else the one in use."""
-    raise NotImplementedError
+    """The recognition packs that a command works on: those given (`a,b`), else the one in use.
+
+    NotFound naming the first that is none.
+    """
+    from mien.runtime.fetch import pack_in_use
+    from mien.vision.models.packs import recognition_pack
+
+    if not given:
+        return [pack_in_use(settings).name]
+    names = [part.strip() for part in given.split(",") if part.strip()]
+    return [recognition_pack(name).name for name in dict.fromkeys(names)]
