@@ -367,6 +367,43 @@ async def test_housekeeping_makes_codes_and_saves_by_itself(tmp_path: Path) -> N
     await index.close()
 
 
+async def test_a_failed_rebuild_leaves_the_old_rows_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def out_of_memory(rows: Rows) -> None:
+        failed.set()
+        raise MemoryError
+
+    monkeypatch.setattr(Rows, "train", out_of_memory)
+    limits = LocalVectorLimits(housekeeping_s=0.01, index=IndexLimits(flat_rows=100))
+    index = LocalVectorIndex(tmp_path, limits)
+    people = faces(300)
+    await index.apply(WHO, WHERE, adds(people))
+    assert await asyncio.to_thread(failed.wait, 30)
+    assert [hits[0].label for hits in await index.search(WHO, WHERE, people[:9], 1)] == list(range(1, 10))
+    assert await index.apply(WHO, WHERE, adds(faces(1, seed=1), 301)) == 301
+    await index.close()
+    again = LocalVectorIndex(tmp_path)
+    assert await again.applied(WHO, WHERE) == 301  # saved all the same
+    await again.close()
+
+
+async def test_a_save_that_fails_keeps_serving_and_is_made_up_for(tmp_path: Path) -> None:
+    index = LocalVectorIndex(tmp_path)
+    await index.apply(WHO, WHERE, adds(faces(3)))
+    (tmp_path / str(WHO)).write_text("a file where a folder must go")
+    await index.flush()
+    assert (await index.search(WHO, WHERE, faces(1), 1))[0][0].label == 1
+    (tmp_path / str(WHO)).unlink()
+    await index.flush()
+    await index.close()
+    again = LocalVectorIndex(tmp_path)
+    assert await again.applied(WHO, WHERE) == 3
+    await again.close()
+
+
 # -- how many are open ---------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from mien.backends.vectors.local_index import IndexLimits, checked_vectors
 from mien.backends.vectors.local_open import OpenIndexes
 from mien.kit.errors import BadInput
 from mien.kit.tenant import TenantId
+
+log = logging.getLogger(__name__)
 
 MAX_QUERIES = 100
 MAX_HITS = 1_000
@@ -174,15 +177,21 @@ class LocalVectorIndex:
         self._wake.set()
 
     def _housekeeping(self) -> None:
-        """Rebuild and save what is due. It sleeps while nothing is unsaved, and else looks again after
-        `housekeeping_s` (a wake-up looks at once only for a rebuild's sake)."""
+        """Rebuild and save what is due: looks every `housekeeping_s` while anything is unsaved, and
+        else sleeps until the next change."""
+        pause = self._limits.housekeeping_s
         while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
-            while not self._closing.wait(self._limits.housekeeping_s):
-                self._open.maintain(self._closing.is_set)
-                if not self._open.unsaved():
-                    break
+            while not self._closing.wait(pause):
+                try:
+                    self._open.maintain(self._closing.is_set)
+                    pause = self._limits.housekeeping_s
+                    if not self._open.unsaved():
+                        break
+                except Exception:  # out of memory while rebuilding: the old rows serve on
+                    log.exception("Housekeeping of vector indexes failed; it is tried again in a minute")
+                    pause = 60.0
 
 
 def _ascending(labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,8 +14,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +141,9 @@ def read_index(path: Path, tenant: str, collection: str) -> tuple[Rows, int, Fil
         return _read_rows(file, header, sections), header["applied"], identity
 
 
-def _read_rows(file: IO[bytes], header: dict[str, int], sections: dict[str, tuple[int, int, int]]) -> Rows:
+def _read_rows(
+    file: BufferedReader, header: dict[str, int], sections: dict[str, tuple[int, int, int]]
+) -> Rows:
     dim, count = header["dim"], header["rows"]
     labels = np.frombuffer(_section(file, sections["labels"]), np.int64)
     live = np.frombuffer(_section(file, sections["live"]), np.uint8)
@@ -150,16 +153,15 @@ def _read_rows(file: IO[bytes], header: dict[str, int], sections: dict[str, tupl
     if size != count * 2 * dim:
         raise DamagedIndex("sections of another length")
     rows, crc = Rows(dim), 0
-    rows.reserve(count)
+    codes = rows.restore(labels, live, header["removed"])
     file.seek(offset)
     for start in range(0, count, CHUNK_ROWS):
-        stop = min(start + CHUNK_ROWS, count)
-        piece = file.read((stop - start) * 2 * dim)
+        piece = codes[start : start + CHUNK_ROWS].data.cast("B")
+        if file.readinto(piece) != len(piece):
+            raise DamagedIndex("file truncated")
         crc = zlib.crc32(piece, crc)
-        rows.append_codes(labels[start:stop], np.frombuffer(piece, np.uint8).reshape(-1, 2 * dim))
     if crc != expected:
         raise DamagedIndex("rows altered")
-    rows.restore_live(live, header["removed"])
     coarse = _section(file, sections["coarse"])
     if coarse:
         # Written by a faiss that this one can't read: the fp16 rows are whole, so they serve alone
@@ -169,7 +171,7 @@ def _read_rows(file: IO[bytes], header: dict[str, int], sections: dict[str, tupl
     return rows
 
 
-def _section(file: IO[bytes], section: tuple[int, int, int]) -> bytes:
+def _section(file: BufferedReader, section: tuple[int, int, int]) -> bytes:
     offset, size, expected = section
     file.seek(offset)
     data = file.read(size)

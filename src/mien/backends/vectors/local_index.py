@@ -1,5 +1,6 @@
 """One collection's local index: rows under a lock, changes in order, saving, and rebuilding beside."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -77,6 +78,7 @@ class CollectionIndex:
             self._path.unlink(missing_ok=True)
             return
         except OSError as error:
+            log.exception("A vector index can't be read")
             raise Unavailable("The vector index can't be read; see the server's log.") from error
         if found:
             self._rows, self._applied, self.identity = found
@@ -252,6 +254,8 @@ class CollectionIndex:
                 write_index(self._path, self.identity, lambda: (self._rows, self._applied), self._lock.read)
                 self._saved_changes = changes
             except OSError:
+                with contextlib.suppress(OSError):
+                    self._path.with_name(f"{FILE_NAME}.tmp").unlink(missing_ok=True)
                 log.exception("A vector index can't be saved; it is kept in memory and tried again")
                 rest = 60.0
             now = time.monotonic()
