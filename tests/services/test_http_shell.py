@@ -54,6 +54,7 @@ class Held:
 
 def endpoints(held: Held) -> APIRouter:
     routes = APIRouter(prefix="/v1")
+    inner = APIRouter(prefix="/missing")
 
     @routes.post("/pets")
     async def pets(pet: Pet) -> Pet:
@@ -85,7 +86,7 @@ def endpoints(held: Held) -> APIRouter:
     async def busy() -> None:
         raise Busy("Come again.", retry_after_s=2.3)
 
-    @routes.get("/missing/{name}")
+    @inner.get("/{name}")
     async def missing(name: str) -> None:
         raise NotFound("There is no such pet.", pet=name)
 
@@ -93,6 +94,7 @@ def endpoints(held: Held) -> APIRouter:
     async def who(principal: Principal = Depends(authenticator)) -> dict[str, str]:
         return {"role": principal.role}
 
+    routes.include_router(inner)
     return routes
 
 

@@ -206,11 +206,9 @@ def _pipelines(settings: Settings, fetching: Fetching) -> ThreadPipelines:
             def opener() -> Analyzes:
                 return fetching.open_analyzer()
 
-            pack = pack_in_use(settings)
-            assert pack.space is not None
             return ThreadPipelines(
                 opener,
-                pack.space,
+                pack_in_use(settings).space,
                 threads=settings.pipeline_threads,
                 waiting=bounds.waiting,
                 wait_s=bounds.wait_s,

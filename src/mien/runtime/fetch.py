@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from mien.kit.errors import MienError, ModelError, SetupError, Unavailable
+from mien.kit.errors import MienError, ModelError, Unavailable
 from mien.runtime.chosen import read_chosen
 from mien.runtime.settings import Settings
 from mien.vision.values import Analysis, AnalyzeRequest
 
 if TYPE_CHECKING:
     from mien.vision.analyzer import Analyzer
-    from mien.vision.models.packs import Pack
+    from mien.vision.models.packs import Pack, RecognitionPack
     from mien.vision.models.sources import Progress as PullProgress
     from mien.vision.models.store import ModelStore
 
@@ -37,33 +37,25 @@ def model_store(settings: Settings) -> ModelStore:
     return ModelStore(settings.models_dir, accept_licences=settings.accept_licences, offline=settings.offline)
 
 
-def pack_in_use(settings: Settings) -> Pack:
+def pack_in_use(settings: Settings) -> RecognitionPack:
     """The recognition pack: the setting, else what `mien models use` chose, else the default.
 
-    SetupError for a name that is no recognition pack.
+    NotFound for a name that is no recognition pack.
     """
-    from mien.vision.models.packs import DEFAULT_PACK, PACKS
+    from mien.vision.models.packs import default_pack, recognition_pack
 
-    name = settings.pack or read_chosen(settings.data_dir) or DEFAULT_PACK
-    pack = PACKS.get(name)
-    if pack is None or pack.kind != "recognition":
-        known = ", ".join(n for n, p in PACKS.items() if p.kind == "recognition")
-        raise SetupError(f"There is no recognition pack {name!r}; there are {known}.")
-    return pack
-
-
-def attribute_packs() -> tuple[Pack, ...]:
-    """The packs behind the first one, smallest download first."""
-    from mien.vision.models.packs import PACKS
-
-    return tuple(pack for pack in PACKS.values() if pack.kind != "recognition")
+    name = settings.pack or read_chosen(settings.data_dir)
+    return recognition_pack(name) if name else default_pack()
 
 
 def pack_states(settings: Settings) -> dict[str, str]:
     """For people: each pack that matters here, "ready" or what is missing of it."""
+    from mien.vision.models.packs import attribute_packs
+
     store = model_store(settings)
     states = {}
-    for pack in (pack_in_use(settings), *attribute_packs()):
+    packs: list[Pack] = [pack_in_use(settings), *attribute_packs()]
+    for pack in packs:
         missing = store.missing(pack.models)
         states[pack.name] = f"missing {', '.join(missing)}" if missing else "ready"
     return states
@@ -183,6 +175,8 @@ class Fetching:
             await self._fetch_behind()
 
     async def _fetch_behind(self) -> None:
+        from mien.vision.models.packs import attribute_packs
+
         packs = attribute_packs()
         absent = await asyncio.to_thread(lambda: [self._store.missing(pack.models) for pack in packs])
         self._pending.update({name: "waiting" for names in absent for name in names})

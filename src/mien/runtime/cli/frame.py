@@ -63,7 +63,7 @@ class Shown:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
         """A table; a column whose name begins with '>' is aligned right."""
-        table = new_table(columns, title)
+        table = new_table(columns, _plain(title))
         for row in rows:
             table.add_row(*(_plain(str(cell)) if cell is not None else "" for cell in row))
         self.out.print(table)
@@ -87,7 +87,14 @@ def new_table(columns: Sequence[str], title: str = "") -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", header_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        show_header=any(column.strip(">") for column in columns),
+    )
     for column in columns:
         right = column.startswith(">")
         table.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")

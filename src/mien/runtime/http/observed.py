@@ -36,8 +36,9 @@ class _Internal(MienError):
 
 def route_of(scope: Scope) -> str:
     """The template of the matched route ("/v1/collections/{name}"), or "none": bounded in number."""
-    route = scope.get("route")
-    return str(getattr(route, "path", "none"))
+    # The route itself knows its path within its router only.
+    within = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    return str(getattr(within, "path", "none"))
 
 
 def request_id_from(scope: Scope) -> str:
