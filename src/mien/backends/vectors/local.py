@@ -23,7 +23,7 @@ from mien.kit.tenant import TenantId
 log = logging.getLogger(__name__)
 
 MAX_QUERIES = 100
-MAX_HITS = 1_000
+MAX_HITS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class LocalVectorIndex:
         allow: NDArray[np.int64] | None = None,
         min_score: float = -1.0,
     ) -> list[list[Hit]]:
-        """See `VectorIndex.search`; at most 100 queries and 1,000 hits for each. Raises BadInput."""
+        """See `VectorIndex.search`; at most 100 queries and 5,000 hits for each. Raises BadInput."""
         if not 1 <= k <= MAX_HITS:
             raise BadInput(f"A search gives 1 to {MAX_HITS} hits, not {k}.")
         if len(queries) > MAX_QUERIES:
