@@ -1,16 +1,24 @@
-"""Models for tests: from the model store's cache, as `make test-setup` fills it."""
+"""Models for tests: from the model store, as `make test-setup` fills it."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import platformdirs
 import pytest
 
+from mien.vision.models.store import ModelStore
+
+
+@lru_cache(maxsize=1)
+def store() -> ModelStore:
+    """The machine's store; nothing is fetched by it in tests."""
+    root = Path(os.environ.get("MIEN_MODELS_DIR", platformdirs.user_cache_path("mien") / "models"))
+    return ModelStore(root, offline=True)
+
 
 def model_path(name: str) -> Path:
     """The ready ONNX file of a model; skips with the reason where it was not pulled."""
-    root = Path(os.environ.get("MIEN_MODELS_DIR", platformdirs.user_cache_path("mien") / "models"))
-    ready = sorted((root / name).glob("*/model.onnx"))
-    if not ready:
+    if not store().ready(name):
         pytest.skip(f"model {name} is not pulled; run `make test-setup`")
-    return ready[-1]
+    return store().path(name)
