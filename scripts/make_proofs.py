@@ -7,6 +7,7 @@ an operator gives). The references:
 
 - ONNX files: OpenCV's dnn module on the *original* file (it runs OpenCV Zoo's block-quantised files
   as they are); ONNX Runtime without optimisation on the original file where OpenCV refuses it.
+- ONNX files with dynamically quantised activations: ONNX's reference evaluator, without quantising them.
 - Keras files: a forward pass in NumPy float64 written here, layer by layer.
 - TensorFlow.js graphs: TensorFlow.js itself (tests/tfjs).
 
@@ -68,6 +69,8 @@ def onnx_reference(files: dict[str, Path]) -> tuple[str, Run]:
     # What SFace's file lists as inputs behind the first are weights.
     given = graph.input[0].name
     names = [o.name for o in graph.output]
+    if any(node.op_type == "DynamicQuantizeLinear" for node in graph.node):
+        return int8_reference(path)
 
     def by_opencv(x: Float) -> list[Float]:
         net = cv2.dnn.readNetFromONNX(str(path))
@@ -107,6 +110,48 @@ def onnx_reference(files: dict[str, Path]) -> tuple[str, Run]:
             y.reshape(s) for y, s in zip(by_opencv(x), shapes, strict=True)
         ]
     return f"OpenCV {cv2.__version__} dnn, on the original file", by_opencv
+
+
+def int8_reference(path: Path) -> tuple[str, Run]:
+    """ONNX's reference evaluator on a dynamically quantised file, with activations left as they are."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+    from onnx.reference.ops.op_conv import _conv_implementation
+
+    class DynamicQuantizeLinear(OpRun):  # type: ignore[misc]
+        def _run(self, x: Float) -> tuple[Float, Float, Float]:
+            return x, np.float32(1) + np.zeros((), np.float32), np.zeros((), np.float32)
+
+    class ConvInteger(OpRun):  # type: ignore[misc]
+        def _run(self, x: Float, w: Any, x_zero: Any, w_zero: Any, **attributes: Any) -> tuple[Float]:
+            given = {**{"auto_pad": "NOTSET", "dilations": None, "group": 1}, **attributes}
+            weights = w.astype(np.float32) - np.asarray(w_zero, np.float32)
+            return (
+                _conv_implementation(
+                    x, weights, None, given["auto_pad"], given["dilations"], given["group"],
+                    given["kernel_shape"], given["pads"], given["strides"],
+                ).astype(np.float32),
+            )  # fmt: skip
+
+    class MatMulInteger(OpRun):  # type: ignore[misc]
+        def _run(self, a: Float, b: Any, a_zero: Any, b_zero: Any) -> tuple[Float]:
+            return (a @ (b.astype(np.float32) - np.asarray(b_zero, np.float32)),)
+
+    class BatchNormalization(OpRun):  # type: ignore[misc]
+        """Opset 9 and 11 in the evaluator take a momentum attribute for training; here it is inference."""
+
+        def _run(
+            self, x: Float, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float, **_: Any
+        ) -> tuple[Float]:  # fmt: skip
+            along = (-1, *[1] * (x.ndim - 2))
+            scale, bias, mean, var = (v.reshape(along) for v in (scale, bias, mean, var))
+            return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(np.float32),)
+
+    ops = [DynamicQuantizeLinear, ConvInteger, MatMulInteger, BatchNormalization]
+    evaluator = ReferenceEvaluator(str(path), new_ops=ops)
+    name = f"ONNX {onnx.__version__} reference evaluator on the original file, activations not quantised"
+    return name, lambda x: list(evaluator.run(None, {evaluator.input_names[0]: x}))
 
 
 CATALOG_BY_FILE = {spec.files[0].name: spec.name for spec in CATALOG.values()}
