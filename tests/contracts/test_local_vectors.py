@@ -309,6 +309,49 @@ def test_changes_that_come_while_rebuilding_are_in_the_new_rows(
     assert again.search(people[:20], 5, None, -1.0) == index.search(people[:20], 5, None, -1.0)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("flat_rows", [40, 10_000])
+def test_any_order_of_changes_rebuilds_saves_and_restarts(tmp_path: Path, seed: int, flat_rows: int) -> None:
+    """Against a dictionary of what is enrolled, searched by NumPy."""
+    random = np.random.default_rng(seed)
+    limits = IndexLimits(flat_rows=flat_rows, compact_least=5)
+    index = one_index(tmp_path, limits)
+    enrolled: dict[int, Floats] = {}
+    number = 0
+    for _ in range(60):
+        match random.choice(["add", "add", "delete", "rebuild", "save", "restart", "replace"]):
+            case "add":
+                people = faces(int(random.integers(1, 60)), seed=int(random.integers(1 << 30)))
+                changes = adds(people, number + 1)
+                number = index.apply(changes)
+                enrolled |= {change.label: people[i] for i, change in enumerate(changes)}
+            case "delete" if number:
+                gone = random.integers(1, number + 1, int(random.integers(1, 30))).tolist()
+                number = index.apply(deletes(gone, number + 1))
+                for label in gone:
+                    enrolled.pop(label, None)
+            case "rebuild" if index.rebuild_due():
+                assert index.rebuild()
+            case "save":
+                index.save()
+            case "restart":
+                index.save()
+                index = one_index(tmp_path, limits)
+            case "replace" if random.random() < 0.3:
+                index.replace([Change(label, label, face) for label, face in enrolled.items()], number)
+        assert index.applied == number
+        assert index.stats().live == len(enrolled)
+        probes = faces(4, seed=int(random.integers(1 << 30)))
+        allowed = np.unique(random.integers(1, number + 2, 50))
+        for allow in (None, allowed):
+            known = [label for label in enrolled if allow is None or label in allow]
+            scores = np.array([enrolled[label] for label in known]).reshape(-1, DIM) @ probes.T
+            for column, hits in zip(scores.T, index.search(probes, 5, allow, -1.0), strict=True):
+                best = np.sort(column)[::-1][:5]
+                np.testing.assert_allclose([hit.score for hit in hits], best, atol=2e-3)
+                assert {hit.label for hit in hits} <= set(known)
+
+
 def test_a_rebuild_that_was_overtaken_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

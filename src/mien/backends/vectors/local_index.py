@@ -202,13 +202,14 @@ class CollectionIndex:
         if self._wants_codes(new.live) and not stopping():
             new.train()
         copied = self._copy(old, new, copied, stopping)
-        with self._order, self._lock.write():
-            if self._rows is not old or self._dropped or stopping():
-                return False
-            self._copy_rows(old, new, copied, old.count)
-            new.remove(old.labels(0, old.count)[~old.live_mask(0, old.count)])
-            self._rows = new
-        self._note(1)
+        with self._order:
+            with self._lock.write():
+                if self._rows is not old or self._dropped or stopping():
+                    return False
+                self._copy_rows(old, new, copied, old.count)
+                new.remove(old.labels(0, old.count)[~old.live_mask(0, old.count)])
+                self._rows = new
+            self._note(1)
         return True
 
     def _copy(self, old: Rows, new: Rows, start: int, stopping: Callable[[], bool]) -> int:
