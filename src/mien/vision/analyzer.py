@@ -106,9 +106,15 @@ class Analyzer:
         clock.lap("decode")
         faces = self._faces(image, request)
         clock.lap("detect")
+        needs_chips = bool(faces) and (request.embed or request.quality)
+        larger = self._larger(photo, image, faces) if needs_chips else image
+        clock.lap("decode")
+        faces = sorted(self._finder.closer(larger, faces), key=_area, reverse=True)
+        clock.lap("detect")
         chips: list[Pixels] = []
-        if faces and (request.embed or request.quality):
-            chips = self._chips(photo, image, faces, clock)
+        if needs_chips:
+            chips = [chip(larger if _gains(f, image) else image, f.landmarks) for f in faces]
+            clock.lap("align")
         embeddings = self._embeddings(chips, request, clock)
         results = self._judged(image, faces, chips, embeddings, request, clock)
         seen: Sequence[SeenObject] = ()
@@ -121,18 +127,13 @@ class Analyzer:
         faces = self._finder.find(image, request.min_confidence, thorough=request.thorough)
         return [f for f in faces if f.box.size_px >= request.min_face_px][: request.max_faces]
 
-    def _chips(self, photo: Photo, image: Image, faces: Sequence[Face], clock: _Clock) -> list[Pixels]:
-        """Aligned faces, from a larger decode where the first one has too few pixels of a face."""
-        larger = image
-        wanted = max(chip_zoom(f.landmarks) for f in faces)
-        if wanted > image.scale[0] < 1.0:
-            larger = photo.image(min(photo.long_side, int(np.ceil(photo.long_side * wanted))))
-            clock.lap("decode")
-        chips = [
-            chip(larger if chip_zoom(f.landmarks) > image.scale[0] else image, f.landmarks) for f in faces
-        ]
-        clock.lap("align")
-        return chips
+    @staticmethod
+    def _larger(photo: Photo, image: Image, faces: Sequence[Face]) -> Image:
+        """A larger decode where the first one has too few pixels of a face for its chip."""
+        if not any(_gains(face, image) for face in faces):
+            return image
+        zoom = max(chip_zoom(face.landmarks) for face in faces)
+        return photo.image(min(photo.long_side, int(np.ceil(photo.long_side * zoom))))
 
     def _embeddings(
         self, chips: list[Pixels], request: AnalyzeRequest, clock: _Clock
@@ -184,6 +185,15 @@ class Analyzer:
             )
             for i, face in enumerate(faces)
         ]
+
+
+def _gains(face: Face, image: Image) -> bool:
+    """Whether the face has less px in this decode than its chip could show of the source."""
+    return chip_zoom(face.landmarks) > image.scale[0] < 1.0
+
+
+def _area(face: Face) -> float:
+    return face.box.width * face.box.height
 
 
 def _opened(opener: Callable[[], R] | None, name: str) -> R:

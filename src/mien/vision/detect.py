@@ -1,12 +1,15 @@
 """Where the faces are: one look at a fitted size, and further looks where that one may miss some."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mien.vision.models.base import Detections, Detector
 from mien.vision.models.suppression import joined
 from mien.vision.recipe import Recipe
-from mien.vision.scale import resized
+from mien.vision.scale import resized, window
 from mien.vision.values import Box, Face, Image
 
 GRID = 32
@@ -23,6 +26,15 @@ TILE = 640
 TILE_OVERLAP = 160
 """Tiles of a thorough search overlap by more than the smallest face that the first look can miss:
 about 10 px at 640, so 125 px in the largest photo of 8192 px."""
+
+
+CELL = 160
+CELL_FACE = 80
+"""A small face is looked at again at 80 px, in the middle of a cell of 160 px. On LFW DevTrain
+(faces of 20, 30, 40 px at the first look) that moves TAR at FMR 0.001 from 95.3, 98.6, 98.6 % to
+99.1, 99.4, 99.4 %; from 50 px on it gains nothing. Cells of 96 px give 99.1 % at 30 px."""
+_CELL_CONFIDENCE = 0.3
+"""That there is a face is known already."""
 
 
 class FaceFinder:
@@ -45,10 +57,64 @@ class FaceFinder:
         areas = seen.boxes[:, 2] * seen.boxes[:, 3]
         return [_face(seen, i) for i in np.argsort(-areas, kind="stable")]
 
+    def closer(self, image: Image, faces: Sequence[Face]) -> list[Face]:
+        """The same faces, small ones with better boxes and points from a look close up.
+
+        `image` may be a larger decode than the faces were found in. Confidences stay.
+        """
+        zoom = self._fit(max(image.source_size))
+        small = [i for i, f in enumerate(faces) if _long_side(f.box) * zoom < self._recipe.refine_px]
+        better = list(faces)
+        width, height = self._detector.canvas_size or (4 * CELL, 4 * CELL)
+        columns, rows = width // CELL, height // CELL
+        for start in range(0, len(small), columns * rows):
+            some = small[start : start + columns * rows]
+            for i, face in zip(some, self._cells(image, [faces[i] for i in some], columns), strict=True):
+                better[i] = face
+        return better
+
+    def _cells(self, image: Image, faces: list[Face], columns: int) -> list[Face]:
+        """One look at a mosaic of faces, each shown at `CELL_FACE` px in a cell of its own."""
+        sx, sy = image.scale
+        if self._detector.canvas_size:
+            width, height = self._detector.canvas_size
+        else:
+            width, height = min(len(faces), columns) * CELL, -(-len(faces) // columns) * CELL
+        canvas = np.zeros((height, width, 3), np.uint8)
+        places = []
+        for i, face in enumerate(faces):
+            box = face.box
+            zoom = CELL_FACE / max(box.width * sx, box.height * sy)
+            centre = ((box.x + box.width / 2) * sx, (box.y + box.height / 2) * sy)
+            corner = (i % columns * CELL, i // columns * CELL)
+            left, top = (corner[a] + CELL / 2 - centre[a] * zoom for a in (0, 1))
+            cell = canvas[corner[1] : corner[1] + CELL, corner[0] : corner[0] + CELL]
+            cell[:] = window(image.pixels, zoom, (corner[0] - left, corner[1] - top), CELL)
+            places.append((zoom, left, top))
+        seen = self._detector(canvas, _CELL_CONFIDENCE)
+        middles = seen.boxes[:, :2] + seen.boxes[:, 2:] / 2
+        better = []
+        for i, (face, (zoom, left, top)) in enumerate(zip(faces, places, strict=True)):
+            middle = np.array([i % columns + 0.5, i // columns + 0.5], np.float32) * CELL
+            apart = np.abs(middles - middle).max(axis=1)
+            nearest = int(apart.argmin()) if len(seen) else -1
+            # What lies off the middle by half a face is another face, or none.
+            if nearest < 0 or apart[nearest] > CELL_FACE / 2:
+                better.append(face)
+                continue
+            back = seen.take(slice(nearest, nearest + 1)).mapped(
+                (1 / (zoom * sx), 1 / (zoom * sy)), (-left / (zoom * sx), -top / (zoom * sy))
+            )
+            better.append(replace(_face(back, 0), confidence=face.confidence))
+        return better
+
+    def _fit(self, long_side: int) -> float:
+        """Canvas px per px of a photo with this long side, at the first look."""
+        canvas = min(self._recipe.detect_px, *(self._detector.canvas_size or (1 << 16,)))
+        return min(canvas / long_side, self._recipe.magnify)
+
     def _look(self, pixels: NDArray[np.uint8], min_confidence: float) -> Detections:
-        long_side = min(self._recipe.detect_px, *(self._detector.canvas_size or (1 << 16,)))
-        zoom = min(long_side / max(pixels.shape[:2]), self._recipe.magnify)
-        return self._on_canvas(pixels, zoom, None, min_confidence)
+        return self._on_canvas(pixels, self._fit(max(pixels.shape[:2])), None, min_confidence)
 
     def _look_from_afar(self, pixels: NDArray[np.uint8], min_confidence: float) -> Detections:
         side = min(self._detector.canvas_size or (CLOSE_CANVAS, CLOSE_CANVAS))
@@ -119,6 +185,10 @@ def _whole_only(
     if bottom < photo[1]:
         cut |= y1 > bottom - 2
     return seen.take(np.flatnonzero(~cut))
+
+
+def _long_side(box: Box) -> float:
+    return max(box.width, box.height)
 
 
 def _largest(seen: Detections) -> float:

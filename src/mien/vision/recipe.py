@@ -17,7 +17,7 @@ class Recipe:
 
     detect_px: int = 640
     magnify: float = 4.0
-    refine: bool = False
+    refine_px: int = 48
     flip: bool = False
 
     def __post_init__(self) -> None:

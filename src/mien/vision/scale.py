@@ -37,3 +37,26 @@ def resized(pixels: NDArray[np.uint8], zoom: float) -> tuple[NDArray[np.uint8], 
             cv2.resize(small, (wanted_width, wanted_height), interpolation=cv2.INTER_LINEAR), np.uint8
         )
     return small, (wanted_width / (width * factor), wanted_height / (height * factor))
+
+
+def window(
+    pixels: NDArray[np.uint8], zoom: float, corner: tuple[float, float], side: int
+) -> NDArray[np.uint8]:
+    """(side, side, 3): what a square window shows of the pixels scaled by `zoom`; black outside.
+
+    `corner` is the window's top left corner (x, y) in scaled px; p -> p * zoom - corner.
+    """
+    factor = max(1, int(1.0 / zoom))
+    x, y = corner
+    if factor > 1:
+        height, width = pixels.shape[:2]
+        left, top = (int(max(0.0, v / zoom)) // factor * factor for v in corner)
+        right, bottom = (int(max(0.0, (v + side) / zoom)) + 2 * factor for v in corner)
+        pixels = pixels[top : min(bottom, height), left : min(right, width)]
+        if min(pixels.shape[:2]) < factor:
+            return np.zeros((side, side, 3), np.uint8)
+        pixels = shrunk(pixels, factor)
+        zoom *= factor
+        x, y = x - left / factor * zoom, y - top / factor * zoom
+    matrix = np.array([[zoom, 0.0, -x], [0.0, zoom, -y]])
+    return np.asarray(cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_LINEAR), np.uint8)

@@ -135,7 +135,7 @@ def test_small_faces_in_big_photos_are_cut_from_the_full_decode(pixels: GetPixel
     found = analyzer().analyze(encoded(crowd, "JPEG", quality=95), thorough)
     assert len(lost.faces) == len(found.faces) == 1
     assert embedding(found).score(embedding(alone)) > 0.95
-    assert embedding(lost).score(embedding(alone)) > 0.8  # its points come from a face of 14 px
+    assert embedding(lost).score(embedding(alone)) > 0.95  # found at 14 px, refined
 
 
 @pytest.mark.skipif(not computes_in_bf16(), reason="OpenVINO is not installed, or this CPU has no bfloat16")
