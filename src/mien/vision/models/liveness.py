@@ -3,8 +3,8 @@
 Source: `fr_liveness.onnx` (npm faceplugin-face-recognition-js, MIT), a MiniFASNet of the
 Silent-Face-Anti-Spoofing family. Input 128x128 BGR, 0..255, not normalised; three logits, index 0
 is the live class (1 and 2 are kinds of attack). Upstream cuts 2.7 x the face box; 1.5 x measures
-better on 440 photos of prints, photos and video replays (AUC 0.957, EER 11.5 % for one frame), and
-with RGB or 2.7 x live faces are taken for attacks (docs/attributes.md).
+better on 440 photos of prints, photos and video replays (AUC 0.957, EER 11.5 % for one frame). With
+RGB live faces are taken for attacks (docs/attributes.md).
 """
 
 from collections.abc import Sequence
