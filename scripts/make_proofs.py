@@ -125,7 +125,7 @@ def int8_reference(path: Path) -> tuple[str, Run]:
 
     class ConvInteger(OpRun):  # type: ignore[misc]
         def _run(self, x: Float, w: Any, x_zero: Any, w_zero: Any, **attributes: Any) -> tuple[Float]:
-            given = {**{"auto_pad": "NOTSET", "dilations": None, "group": 1}, **attributes}
+            given = {"auto_pad": "NOTSET", "dilations": None, "group": 1, **attributes}
             weights = w.astype(np.float32) - np.asarray(w_zero, np.float32)
             return (
                 _conv_implementation(
