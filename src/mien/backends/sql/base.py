@@ -63,6 +63,15 @@ class TenantTable(Table):
     tenant_id: Mapped[UUID] = mapped_column(primary_key=True, sort_order=-1)
 
 
+class TenantRoot(Table):
+    """Base of the table of tenants itself: its `id` is the tenant. A tenant's unit reads its own row
+    only; rows are made and changed in `across_tenants`."""
+
+    __abstract__ = True
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+
+
 CrossTenantPath = Literal["authenticate", "claim_jobs", "sweep", "project", "bootstrap", "backup"]
 """The only paths that may work before a tenant is known or across tenants."""
 

@@ -1,26 +1,30 @@
 """The first lock between tenants: a session that can't state anything without its tenant.
 
 Every statement of a tenant's session gets the predicate `tenant_id = <tenant>` on each tenant table
-that it names (SQLAlchemy's `with_loader_criteria`, which reaches subqueries and joins too). What the
-predicate can't be added to is refused: raw SQL, Core statements on tenant tables, inserts of rows of
-another tenant.
+that it names (SQLAlchemy's `with_loader_criteria`, which reaches subqueries, joins and aliases). What
+the predicate can't be added to is refused: raw SQL, tables that are named without their mapped class,
+writes of rows of another tenant, and the session's ways past its own events.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Alias, Column, Delete, Insert, Join, Update, event
+from sqlalchemy import Alias, Column, Connection, Delete, Insert, Join, Update, event, inspect
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.sql.elements import ColumnClause, TextClause
+from sqlalchemy.sql.selectable import SelectBase, TableClause, TextualSelect
 
-from mien.backends.sql.base import Table, TenantTable
+from mien.backends.sql.base import Table, TenantRoot, TenantTable
 from mien.kit.tenant import TenantId
 
 _TENANT_PARAMETER = re.compile(r"tenant_id(_m\d+)?$")
 """Names that the compiler gives the tenant column of one row or of many."""
+
+_PLAIN_TEXT = re.compile(r"\*|\d+")
+"""What SQLAlchemy itself writes as literal text: `count(*)`, `EXISTS (SELECT * …)`, `SELECT 1`."""
 
 
 class UnguardedStatement(Exception):
@@ -29,6 +33,26 @@ class UnguardedStatement(Exception):
 
 class TenantSession(Session):
     """A session of one tenant (`info["tenant"]`), or, where that is None, of a listed cross-tenant path."""
+
+    def _refuse(self, way: str) -> None:
+        if _tenant(self) is not None:
+            raise UnguardedStatement(f"{way} goes past the guard of a tenant's unit")
+
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        self._refuse("connection()")
+        return super().connection(*args, **kwargs)
+
+    def bulk_save_objects(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("bulk_save_objects()")
+        super().bulk_save_objects(*args, **kwargs)
+
+    def bulk_insert_mappings(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("bulk_insert_mappings()")
+        super().bulk_insert_mappings(*args, **kwargs)
+
+    def bulk_update_mappings(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("bulk_update_mappings()")
+        super().bulk_update_mappings(*args, **kwargs)
 
 
 def _tenant(session: Session) -> TenantId | None:
@@ -51,50 +75,75 @@ def _bind(state: ORMExecuteState) -> None:
     if tenant is None:
         return
     statement = state.statement
-    if isinstance(statement, TextClause):
-        raise UnguardedStatement("raw SQL in a tenant's unit")
+    if not isinstance(statement, (SelectBase, Insert, Update, Delete)):
+        raise UnguardedStatement(f"{type(statement).__name__} in a tenant's unit")
+    _refuse_unbound(statement)
     if isinstance(statement, Insert):
         _check_insert(statement, state.parameters, tenant)
         return
-    _refuse_core(statement)
+    if isinstance(statement, Update):
+        _check_update(statement, state.parameters, tenant)
     state.statement = statement.options(
-        with_loader_criteria(TenantTable, lambda cls: cls.tenant_id == tenant, include_aliases=True)
+        with_loader_criteria(TenantTable, lambda cls: cls.tenant_id == tenant, include_aliases=True),
+        with_loader_criteria(TenantRoot, lambda cls: cls.id == tenant, include_aliases=True),
     )
 
 
-def _refuse_core(statement: Any) -> None:
-    """Refuse tenant tables that are named directly: they would escape the predicate.
+def _is_mapped(element: Any) -> bool:
+    """Whether it comes from a mapped class ("parententity"), or from the ORM's own look-up by primary
+    key ("_orm_adapt"), whose entity stands in the same SELECT."""
+    marks = getattr(element, "_annotations", {})
+    return "parententity" in marks or "_orm_adapt" in marks
 
-    A mapped class leaves its mark ("parententity") on the tables and columns that it gives; a FROM
-    that follows from a mapped column is a plain table, and is bound through that column.
+
+def _refuse_unbound(statement: Any) -> None:
+    """Refuse text, and tables that are named directly: both would escape the predicate.
+
+    A FROM that follows from a mapped column is a plain table, and is bound through that column.
     """
-    owned = tenant_tables()
-
-    def named_directly(element: Any) -> bool:
-        return "parententity" not in getattr(element, "_annotations", {}) and element in owned
-
     for element in visitors.iterate(statement):
-        if isinstance(element, TextClause):
+        if isinstance(element, (TextClause, TextualSelect)):
             raise UnguardedStatement("raw SQL in a tenant's unit")
+        if (
+            isinstance(element, ColumnClause)
+            and element.is_literal
+            and not _PLAIN_TEXT.fullmatch(element.name)
+        ):
+            raise UnguardedStatement("raw SQL in a tenant's unit")
+        if isinstance(element, TableClause) and not isinstance(element, SqlTable):
+            raise UnguardedStatement(f"{element.name} is named as text")
         direct: list[Any] = [*getattr(element, "_from_obj", ()), *getattr(element, "_raw_columns", ())]
-        if isinstance(element, (Update, Delete)):
+        if isinstance(element, (Insert, Update, Delete)):
             direct.append(element.table)
         elif isinstance(element, Join):
             direct += [element.left, element.right]
-        elif isinstance(element, Alias):
-            direct.append(element.element)
-        elif isinstance(element, Column) and "parententity" not in element._annotations:
+        elif isinstance(element, Column) and not _is_mapped(element):
             direct.append(element.table)
         for source in direct:
-            if named_directly(source):
-                raise UnguardedStatement(f"{source} is named without its mapped class")
+            plain = source.element if isinstance(source, Alias) and not _is_mapped(source) else source
+            if isinstance(plain, SqlTable) and not _is_mapped(plain):
+                raise UnguardedStatement(f"{plain.name} is named without its mapped class")
+
+
+def _belongs(table: Any) -> bool:
+    return isinstance(table, SqlTable) and "tenant_id" in table.c
 
 
 def _check_insert(statement: Insert, parameters: Any, tenant: TenantId) -> None:
-    if statement.table not in tenant_tables():
-        return
-    if statement.select is not None:
-        raise UnguardedStatement("INSERT from SELECT in a tenant's unit")
+    if any(isinstance(element, SelectBase) for element in visitors.iterate(statement)):
+        raise UnguardedStatement("INSERT with SELECT in a tenant's unit")
+    conflict = statement._post_values_clause
+    if conflict is not None:
+        # Without the tenant in the conflict's target, the row that it changes may be anybody's.
+        target: Iterable[Any] = getattr(conflict, "inferred_target_elements", None) or ()
+        names = {getattr(element, "key", element) for element in target}
+        if "tenant_id" not in names:
+            raise UnguardedStatement("INSERT … ON CONFLICT without the tenant in its target")
+        changed = dict(getattr(conflict, "update_values_to_set", ()))
+        if any(getattr(name, "key", name) == "tenant_id" for name in changed):
+            raise UnguardedStatement("INSERT … ON CONFLICT that changes the tenant")
+    if not _belongs(statement.table):
+        raise UnguardedStatement(f"INSERT into {statement.table} in a tenant's unit")
     rows: Iterable[Mapping[str, Any]]
     if parameters:
         rows = [parameters] if isinstance(parameters, Mapping) else parameters
@@ -106,11 +155,23 @@ def _check_insert(statement: Insert, parameters: Any, tenant: TenantId) -> None:
             raise UnguardedStatement(f"a row of another tenant for {statement.table.name}")
 
 
+def _check_update(statement: Update, parameters: Any, tenant: TenantId) -> None:
+    names = list(statement._values or ())
+    if isinstance(parameters, Mapping):
+        names += parameters
+    elif parameters and any(row.get("tenant_id") != tenant for row in parameters):
+        # UPDATE by primary keys, which takes no predicate: the keys themselves must be the tenant's.
+        raise UnguardedStatement(f"a row of another tenant for {statement.table}")
+    if any(getattr(name, "key", name) == "tenant_id" for name in names):
+        raise UnguardedStatement("UPDATE that changes the tenant")
+
+
 @event.listens_for(TenantSession, "before_flush")
 def _check_flush(session: Session, _context: object, _instances: object) -> None:
     tenant = _tenant(session)
     if tenant is None:
         return
     for row in (*session.new, *session.dirty, *session.deleted):
-        if isinstance(row, TenantTable) and row.tenant_id != tenant:
+        moved = isinstance(row, TenantTable) and inspect(row).attrs.tenant_id.history.deleted
+        if not isinstance(row, TenantTable) or row.tenant_id != tenant or moved:
             raise UnguardedStatement(f"a row of another tenant for {type(row).__name__}")

@@ -2,131 +2,208 @@
 
 WAL, so that readers never wait for the writer; `synchronous=FULL`, so that an acknowledged write
 survives a power cut (https://www.sqlite.org/pragma.html#pragma_synchronous); one writer at a time,
-queued in this process, so that none waits inside SQLite with a connection in hand.
+queued in this process first come first served, so that none waits inside SQLite with a connection in
+hand. The writer has a connection of its own: readers can't keep it from one.
 """
 
 import asyncio
 import contextlib
+import os
 import sqlite3
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from mien.backends.sql.base import CrossTenantPath
 from mien.backends.sql.unit import SqlUnit, open_unit
-from mien.kit.errors import Busy, Unavailable
+from mien.kit.errors import Busy, MienError, SetupError, TimedOut, Unavailable
 from mien.kit.tenant import TenantId
 
-_WRITES = "mien_writes"
+_MAX_WAITING_WRITERS = 1000
+_DEADLINE = "mien_deadline"
+# SQLite asks the handler each so many steps of its virtual machine (about a millisecond's work).
+_STEPS = 20_000
+
+_PRAGMAS = (
+    "synchronous=FULL",
+    "temp_store=MEMORY",
+    "cache_size=-16384",  # KiB to a connection; the pool is bounded
+    "journal_size_limit=67108864",
+    "trusted_schema=OFF",
+)
 
 
 class SqliteDatabase:
-    """See `Database`. `pool_size` bounds open connections; `wait_s` bounds every wait for one, for the
-    write lock and for SQLite's own locks."""
+    """See `Database`.
 
-    def __init__(self, path: Path, *, pool_size: int = 8, wait_s: float = 15.0) -> None:
+    `pool_size` bounds the readers' connections; `wait_s` bounds every wait for one, for the turn to
+    write and for SQLite's own locks (Busy); `run_s` bounds each transaction's statements (TimedOut).
+    """
+
+    def __init__(self, path: Path, *, pool_size: int = 8, wait_s: float = 15.0, run_s: float = 60.0) -> None:
         self._path = path
         self._wait_s = wait_s
-        self._engine = create_async_engine(
-            f"sqlite+aiosqlite:///{path}",
-            pool_size=pool_size,
+        self._run_s = run_s
+        self._readers = self._engine("BEGIN", ("query_only=ON",), pool_size)
+        self._writer = self._engine("BEGIN IMMEDIATE", (), 1)
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    def _engine(self, begin: str, pragmas: tuple[str, ...], size: int) -> AsyncEngine:
+        engine = create_async_engine(
+            f"sqlite+aiosqlite:///{self._path}",
+            pool_size=size,
             max_overflow=0,
-            pool_timeout=wait_s,
-            connect_args={"timeout": wait_s},
+            pool_timeout=self._wait_s,
+            connect_args={"timeout": self._wait_s},
         )
-        self._writing = self._engine.execution_options(**{_WRITES: True})
-        self._write_lock = asyncio.Lock()
-        event.listen(self._engine.sync_engine, "connect", _prepare)
-        event.listen(self._engine.sync_engine, "begin", _begin)
+        event.listen(engine.sync_engine, "connect", partial(_prepare, ("foreign_keys=ON", *pragmas)))
+        event.listen(engine.sync_engine, "begin", partial(_begin, begin, self._run_s))
+        return engine
 
     def read(self, tenant: TenantId) -> contextlib.AbstractAsyncContextManager[SqlUnit]:
-        return self._unit(self._engine, tenant)
+        return self._read(tenant)
 
     def write(self, tenant: TenantId) -> contextlib.AbstractAsyncContextManager[SqlUnit]:
-        return self._locked_unit(tenant)
+        return self._write(tenant)
 
     def across_tenants(
         self, path: CrossTenantPath, *, write: bool = False
     ) -> contextlib.AbstractAsyncContextManager[SqlUnit]:
-        return self._locked_unit(None) if write else self._unit(self._engine, None)
+        return self._write(None) if write else self._read(None)
 
     @contextlib.asynccontextmanager
-    async def _unit(self, engine: AsyncEngine, tenant: TenantId | None) -> AsyncIterator[SqlUnit]:
-        try:
-            async with open_unit(engine, tenant) as unit:
+    async def _read(self, tenant: TenantId | None) -> AsyncIterator[SqlUnit]:
+        with _translated():
+            async with open_unit(self._readers, tenant) as unit:
                 yield unit
-        except PoolTimeout:
-            raise Busy("All database connections are in use; try again.", retry_after_s=1.0) from None
-        except OperationalError as error:
-            if "locked" in str(error.orig) or "busy" in str(error.orig):
-                raise Busy("The database is held by another process; try again.", retry_after_s=1.0) from None
-            raise
-        for action in unit.actions:
-            await action()
+        await unit.committed()
 
     @contextlib.asynccontextmanager
-    async def _locked_unit(self, tenant: TenantId | None) -> AsyncIterator[SqlUnit]:
+    async def _write(self, tenant: TenantId | None) -> AsyncIterator[SqlUnit]:
+        async with self._turn_to_write():
+            with _translated():
+                async with open_unit(self._writer, tenant) as unit:
+                    yield unit
+        # The turn is given up first: hints may write themselves.
+        await unit.committed()
+
+    @contextlib.asynccontextmanager
+    async def _turn_to_write(self) -> AsyncIterator[None]:
+        busy = Busy("The database is busy with other writes; try again.", retry_after_s=2.0)
+        if self._waiting >= _MAX_WAITING_WRITERS:
+            raise busy
+        self._waiting += 1
         try:
-            await asyncio.wait_for(self._write_lock.acquire(), self._wait_s)
+            async with asyncio.timeout(self._wait_s):
+                await self._turn.acquire()
         except TimeoutError:
-            raise Busy("The database is busy with other writes; try again.", retry_after_s=2.0) from None
-        released = False
-
-        async def release() -> None:
-            # Before the hints: they may write themselves.
-            nonlocal released
-            released = True
-            self._write_lock.release()
-
-        try:
-            async with self._unit(self._writing, tenant) as unit:
-                unit.actions.append(release)
-                yield unit
+            raise busy from None
         finally:
-            if not released:
-                self._write_lock.release()
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def migrate(self) -> None:
         from mien.migrations.run import migrate
 
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        async with self._engine.connect() as connection:
-            await connection.run_sync(migrate)
-            await connection.commit()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Faces are for their owner's eyes; SQLite gives its side files the mode of this one.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise SetupError(f"The database can't be opened: {error.strerror}: {self._path}") from None
+        # Tables are altered by copying (Alembic's batch mode); with foreign keys on, dropping the old
+        # copy would delete what refers to it. They are checked as a whole instead.
+        # https://www.sqlite.org/lang_altertable.html#otheralter
+        engine = create_async_engine(f"sqlite+aiosqlite:///{self._path}", poolclass=NullPool)
+        event.listen(engine.sync_engine, "connect", partial(_prepare, ("foreign_keys=OFF",)))
+        event.listen(engine.sync_engine, "begin", partial(_begin, "BEGIN IMMEDIATE", float("inf")))
+        try:
+            async with self._turn_to_write():
+                with _translated():
+                    async with engine.begin() as connection:
+                        await connection.run_sync(migrate)
+                        broken = (await connection.execute(text("PRAGMA foreign_key_check"))).first()
+                        if broken is not None:
+                            raise SetupError(
+                                f"The new schema would leave rows of {broken[0]} without what they refer "
+                                "to; nothing was changed. Restore a backup, or report this."
+                            )
+        finally:
+            await engine.dispose()
 
     async def ping(self) -> None:
         try:
-            async with asyncio.timeout(self._wait_s), self._engine.connect() as connection:
+            async with asyncio.timeout(self._wait_s), self._readers.connect() as connection:
                 await connection.execute(text("SELECT 1"))
         except (SQLAlchemyError, sqlite3.Error, TimeoutError, OSError):
             raise Unavailable("The database does not answer; see the server's log.") from None
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        # The writer last: SQLite then folds the WAL into the file as its last connection goes.
+        await self._readers.dispose()
+        await self._writer.dispose()
 
 
-def _prepare(connection: Any, _record: object) -> None:
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout:
+        raise Busy("All database connections are in use; try again.") from None
+    except OperationalError as error:
+        raise _meaning(error) from error
+
+
+def _meaning(error: DBAPIError) -> MienError | DBAPIError:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    match code if code is None else code & 0xFF:  # the low byte is the primary code
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return Busy("The database is held by another process; try again.")
+        case sqlite3.SQLITE_INTERRUPT:
+            return TimedOut("The database took too long over this; ask for less at once.")
+        case sqlite3.SQLITE_FULL:
+            return Unavailable("The disk of the database is full; nothing was written.", retry_after_s=30.0)
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
+            return Unavailable("The database's file can't be used; see the server's log.", retry_after_s=5.0)
+    return error
+
+
+def _prepare(pragmas: tuple[str, ...], connection: Any, record: Any) -> None:
     # sqlite3 opens transactions by itself and too late for reads; we begin them (`_begin`).
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        "temp_store=MEMORY",
-        "cache_size=-16384",  # KiB to a connection; the pool is bounded
-        "journal_size_limit=67108864",
-    ):
+    for pragma in ("journal_mode=WAL", *_PRAGMAS, *pragmas):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+    record.info[_DEADLINE] = deadline = _Deadline()
+    connection.run_async(lambda driver: driver.set_progress_handler(deadline.is_over, _STEPS))
 
 
-def _begin(connection: Connection) -> None:
-    # A read that later writes would fail with SQLITE_BUSY at once when another has written in between.
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+class _Deadline:
+    """When the transaction of a connection has to stop; read by SQLite in the connection's thread."""
+
+    def __init__(self) -> None:
+        self.at = float("inf")
+
+    def is_over(self) -> int:
+        return int(time.monotonic() > self.at)
+
+
+def _begin(statement: str, run_s: float, connection: Connection) -> None:
+    # IMMEDIATE for writers: a deferred one that writes late fails when another has written meanwhile.
+    deadline: _Deadline = connection.info[_DEADLINE]
+    deadline.at = float("inf")
+    connection.exec_driver_sql(statement)
+    deadline.at = time.monotonic() + run_s

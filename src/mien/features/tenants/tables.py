@@ -6,15 +6,14 @@ from uuid import UUID
 from sqlalchemy import JSON, ForeignKeyConstraint, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from mien.backends.sql.base import Table, TenantTable
+from mien.backends.sql.base import TenantRoot, TenantTable
 
 
-class TenantRow(Table):
+class TenantRow(TenantRoot):
     """A customer whose data no other can see."""
 
     __tablename__ = "tenant"
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)
     slug: Mapped[str] = mapped_column(String(64), unique=True)
     name: Mapped[str] = mapped_column(String(255))
     created_at: Mapped[datetime]
