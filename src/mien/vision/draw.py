@@ -55,7 +55,7 @@ def mark_of(
         notes.append(analyzed.emotion.label)
     if analyzed.liveness and analyzed.liveness.real < 0.5:
         notes.append("not live")
-    return Mark(analyzed.face.box, title, "  ".join(notes), known, analyzed.face.landmarks)
+    return Mark(analyzed.face.box, title, ", ".join(notes), known, analyzed.face.landmarks)
 
 
 def annotate(pixels: Pixels, marks: Sequence[Mark]) -> Pixels:

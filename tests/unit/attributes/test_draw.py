@@ -104,5 +104,5 @@ def test_the_mark_of_an_analysed_face_says_what_matters() -> None:
     quality = Quality(0.4, 30, 0.2, 1, 1, Pose(0, 0, 0), 1, ("cut_off", "blurred", "small"))
     mark = mark_of(AnalyzedFace(face, quality, liveness=Liveness(0.1)), "Ada", score=0.512)
     assert mark.title == "Ada"
-    assert mark.detail.split("  ") == ["0.51", "cut off", "blurred", "not live"]
+    assert mark.detail.split(", ") == ["0.51", "cut off", "blurred", "not live"]
     assert mark.landmarks is POINTS
