@@ -36,7 +36,9 @@ from mien.kit.ids import new_id
 from mien.kit.tenant import TenantId
 from mien.vision.analyzer import Analyzer
 from mien.vision.calibration import Calibrations
-from mien.vision.suite import assemble
+from mien.vision.models.packs import recognition_pack
+from mien.vision.models.store import ModelStore
+from mien.vision.suite import open_analyzer
 from mien.vision.values import Box, Space
 
 SFACE = Space("sface", 1, "arcface112", 128)
@@ -45,8 +47,10 @@ Vectors = NDArray[np.float32]
 
 @lru_cache(maxsize=1)
 def analyzer() -> Analyzer:
-    """YuNet and SFace, loaded once for all tests."""
-    return assemble(("yunet", model_path("yunet")), [(1.0, "sface", model_path("sface"))], SFACE)
+    """YuNet and SFace with all attributes, loaded once for all tests."""
+    model_path("yunet")
+    root = model_path("sface").parents[2]
+    return open_analyzer(ModelStore(root, offline=True), recognition_pack("sface"))
 
 
 @lru_cache(maxsize=8)
@@ -79,6 +83,7 @@ class World:
     vectors: VectorIndex
     pipelines: ThreadPipelines
     jobs: JobsService
+    bus: MemoryEventBus
     blobs: LocalBlobStore
     service: CollectionsService
 
@@ -155,7 +160,7 @@ async def open_world(
     )
     await jobs.start(alone=True)
     await service.start()
-    return World(root, tenants[0], tenants[1], database, vectors, pipelines, jobs, blobs, service)
+    return World(root, tenants[0], tenants[1], database, vectors, pipelines, jobs, bus, blobs, service)
 
 
 async def close_world(world: World) -> None:

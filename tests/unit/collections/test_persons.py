@@ -114,10 +114,10 @@ async def test_best_and_mean_over_all_faces_of_a_person(gallery: World) -> None:
     best = await ranked("best")
     assert [name for name, _, _ in best] == ["one", "two"]  # three is below the threshold
     exact = {name: faces @ base for name, faces in vectors.items()}
-    for name, first, mean in best:
-        assert name is not None
-        assert first == pytest.approx(float(exact[name].max()), abs=2e-3)
-        assert mean == pytest.approx(float(exact[name].mean()), abs=2e-3)
+    for owner, first, mean in best:
+        assert owner is not None
+        assert first == pytest.approx(float(exact[owner].max()), abs=2e-3)
+        assert mean == pytest.approx(float(exact[owner].mean()), abs=2e-3)
     assert [name for name, _, _ in await ranked("mean")] == ["two", "one"]
 
 

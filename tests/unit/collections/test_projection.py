@@ -61,7 +61,7 @@ async def test_changes_are_applied_once_in_order_and_in_bounded_batches(tmp_path
     await world.fill("a", vectors, tell=False)
     assert await found(world, vectors[24]) == "photo-24"
     assert [len(batch) for batch in index.batches] == [10, 10, 5]
-    assert sum(index.batches, []) == list(range(1, 26))
+    assert [number for batch in index.batches for number in batch] == list(range(1, 26))
     assert await found(world, vectors[3]) == "photo-3"
     assert len(index.batches) == 3  # nothing new, nothing applied
     await close_world(world)

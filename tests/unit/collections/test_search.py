@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import numpy as np
@@ -182,7 +183,7 @@ class TestFilters:
 class Interrupted(LocalVectorIndex):
     """The local index; before it answers a search, something happens elsewhere."""
 
-    meanwhile = None
+    meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def search(
         self,
@@ -212,7 +213,7 @@ async def test_faces_deleted_while_a_search_runs_are_not_shown(gallery: World) -
         index.meanwhile = None
         await service.faces.delete(tenant, "a", [face.id for face in faces[:30]])
 
-    index.meanwhile = delete_the_best  # type: ignore[assignment]
+    index.meanwhile = delete_the_best
     found = await service.search.by_embedding(
         tenant, "a", base.tolist(), SFACE.key, SearchRequest(max_matches=10)
     )

@@ -157,9 +157,14 @@ class Imports:
     async def run(self, context: JobContext) -> dict[str, Any]:
         """The job's handler: photos at most `at_once` at a time; returns the counts and faults."""
         payload, tenant = context.payload, context.tenant
-        collection = await self._collection(tenant, payload["collection"])
-        if str(collection.id) != payload["collection_id"]:
-            raise NotFound("The collection was deleted, and another of its name made, since.")
+        try:
+            collection = await self._collection(tenant, payload["collection"])
+            if str(collection.id) != payload["collection_id"]:
+                raise NotFound("The collection was deleted, and another of its name made, since.")
+        except NotFound:
+            if "archive" in payload:
+                await self._blobs.delete(tenant, payload["archive"])
+            raise
         if "folder" in payload:
             folder = await asyncio.to_thread(self._allowed, payload["folder"])
             entries = await asyncio.to_thread(lambda: list(archives.folder_entries(folder, self._limits)))
@@ -167,7 +172,8 @@ class Imports:
         async with self._opened(tenant, payload["archive"]) as archive:
             entries = list(archives.entries(archive, self._limits))
             result = await self._index_all(context, entries, archive)
-        await self._blobs.delete(tenant, payload["archive"])
+        if not context.cancelled:  # a cancelled import can be tried again, and goes on where it was
+            await self._blobs.delete(tenant, payload["archive"])
         return result
 
     @asynccontextmanager

@@ -87,7 +87,10 @@ class Projection:
     async def drop(self, tenant: TenantId, collection: UUID) -> None:
         """Forget the index of a deleted collection, once no catch-up is at it."""
         async with self.exclusive(tenant, collection):
-            await self._vectors.drop(tenant, collection)
+            try:
+                await self._vectors.drop(tenant, collection)
+            except MienError as error:  # the rows are gone, so that nobody will see what is left
+                log.warning("the index of deleted collection %s is left: %s", collection, error.message)
 
     @asynccontextmanager
     async def exclusive(self, tenant: TenantId, collection: UUID) -> AsyncIterator[None]:

@@ -7,8 +7,11 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, String, and_, delete, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from mien.features.collections.records import Face, Facts, Filters, NewFace
 from mien.features.collections.tables import FaceRow
@@ -245,15 +248,35 @@ class FaceRepository:
         return found
 
 
+class _KindOf(FunctionElement[str]):
+    """The JSON type of a member, in the dialect's own words. Arguments: the column and the key."""
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(_KindOf, "sqlite")
+def _kind_in_sqlite(element: _KindOf, compiler: SQLCompiler, **options: Any) -> str:
+    column, key = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"json_type({column}, '$.\"' || {key} || '\"')"
+
+
+@compiles(_KindOf, "postgresql")
+def _kind_in_postgresql(element: _KindOf, compiler: SQLCompiler, **options: Any) -> str:
+    column, key = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"json_typeof({column} -> {key})"
+
+
 def _member(key: str, value: str | float | bool) -> ColumnElement[bool]:
-    """The member `key` of the metadata equals `value`, by JSON type."""
+    """The member `key` of the metadata equals `value`, by JSON type: 7, "7" and true all differ."""
     member: Any = F.facts[key]
+    kinds: tuple[str, ...]
     same: ColumnElement[bool]
     match value:
         case bool():
-            same = member.as_boolean() == value
+            kinds, same = ("true", "false", "boolean"), member.as_boolean() == value
         case str():
-            same = member.as_string() == value
+            kinds, same = ("text", "string"), member.as_string() == value
         case _:
-            same = member.as_float() == float(value)
-    return same
+            kinds, same = ("integer", "real", "number"), member.as_float() == float(value)
+    return and_(_KindOf(F.facts, literal(key, String())).in_(kinds), same)

@@ -43,6 +43,9 @@ EMPTY = "The collection holds no faces yet."
 _SLACK = 8
 """Hits asked for beyond `max_matches`, so that a few rows deleted meanwhile cost no second round."""
 _ROUNDS = 4
+_MOST_HITS = 5_000
+_QUERIES = 100
+"""Bounds of one call of an index."""
 
 Rows = dict[int, tuple[UUID, UUID | None, str | None, Facts]]
 
@@ -150,11 +153,18 @@ class Search:
         await self._projection.ensure(tenant, collection.ref, collection.change_head)
         queries = np.ascontiguousarray(np.stack([probe.vector for probe in probes]), dtype=np.float32)
         table = self._thresholds.table(collection.space.key)
-        k = most + _SLACK
+        k = min(most + _SLACK, _MOST_HITS)
         for _ in range(_ROUNDS):
-            hits = await self._vectors.search(
-                tenant, collection.ref, queries, k, allow=allow, min_score=min_score
-            )
+            hits: list[list[Hit]] = []
+            for start in range(0, len(queries), _QUERIES):
+                hits += await self._vectors.search(
+                    tenant,
+                    collection.ref,
+                    queries[start : start + _QUERIES],
+                    k,
+                    allow=allow,
+                    min_score=min_score,
+                )
             rows = await self._rows(tenant, collection.id, hits)
             kept = [
                 [hit for hit in found if hit.label in rows and hit.label != probe.exclude_label][:most]
@@ -163,7 +173,7 @@ class Search:
             # Short of matches although the index may know more: rows went while we searched.
             if all(len(good) == most or len(found) < k for good, found in zip(kept, hits, strict=True)):
                 break
-            k *= 4
+            k = min(4 * k, _MOST_HITS)
         return [
             tuple(
                 Match(
