@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mien.features.collections.checks import QUALITY_LEVELS
 from mien.features.collections.records import Filters, IndexRequest, SearchRequest
+from mien.kit.errors import BadInput
 from mien.vision.calibration import MatchPolicy
 
 
@@ -56,7 +57,10 @@ class PolicyBody(Body):
 
     def to_policy(self) -> MatchPolicy:
         """BadInput unless exactly one is given, within its range."""
-        return MatchPolicy(**self.model_dump())
+        given = self.model_dump(exclude_none=True)
+        if not given:
+            raise BadInput("Give one of score, distance, fmr and fpir.", field="policy")
+        return MatchPolicy(**given)
 
 
 Policy = Annotated[PolicyBody, BeforeValidator(_from_text)]
