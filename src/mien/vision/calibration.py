@@ -296,9 +296,9 @@ class Calibration:
             score=score,
             policy=policy,
             gallery_size=size,
-            fmr=fmr,
-            fpir=min(1.0, fmr * size),
-            fnmr=self.fnmr(score),
+            fmr=_tidy(fmr),
+            fpir=_tidy(min(1.0, fmr * size)),
+            fnmr=_tidy(self.fnmr(score)),
             extrapolated=not self._scores[0] - 1e-12 <= score <= self._scores[-1] + 1e-12,
             note=note,
         )
@@ -413,6 +413,11 @@ def _finite(score: float) -> float:
     if not math.isfinite(score):
         raise BadInput("A score must be a finite number.", field="score")
     return float(score)
+
+
+def _tidy(rate: float) -> float:
+    """Without the last digits of floating-point arithmetic: replies show 0.01, not 0.010000000000000002."""
+    return float(f"{rate:.9g}")
 
 
 def _linear(x: float, points: Sequence[tuple[float, float]]) -> float:
