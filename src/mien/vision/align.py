@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.vision.scale import shrunk
+from mien.vision.scale import halved, halvings_for
 from mien.vision.values import Image, Pixels, Points5
 
 CHIP_PX = 112
@@ -49,16 +49,16 @@ def chip_zoom(points: Points5) -> float:
 def chip(image: Image, landmarks: Points5) -> Pixels:
     """The aligned face, (112, 112, 3) uint8 RGB; what lies beyond the photo is black.
 
-    `landmarks` in source px. A reduction by 2 or more is done by means of whole blocks first:
+    `landmarks` in source px. A reduction by 2 or more is done by halving first:
     bilinear sampling alone would skip pixels and alias.
     """
     points = landmarks * np.array(image.scale, np.float32)
     matrix = similarity(points)
     pixels: NDArray[np.uint8] = image.pixels
     zoom = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    factor = int(1.0 / zoom) if zoom > 1e-6 else 1
-    if factor >= 2:
-        pixels, matrix = _reduced(pixels, matrix, factor)
+    halvings = halvings_for(zoom) if zoom > 1e-6 else 0
+    if halvings:
+        pixels, matrix = _reduced(pixels, matrix, halvings)
     warped = cv2.warpAffine(
         pixels, matrix, (CHIP_PX, CHIP_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
     )
@@ -66,9 +66,10 @@ def chip(image: Image, landmarks: Points5) -> Pixels:
 
 
 def _reduced(
-    pixels: NDArray[np.uint8], matrix: NDArray[np.float64], factor: int
+    pixels: NDArray[np.uint8], matrix: NDArray[np.float64], halvings: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The part of the photo that the chip shows, made smaller, and the matrix for it."""
+    factor = 1 << halvings
     height, width = pixels.shape[:2]
     turn, shift = matrix[:, :2], matrix[:, 2]
     corners = np.array([[0, 0], [CHIP_PX, 0], [0, CHIP_PX], [CHIP_PX, CHIP_PX]], np.float64)
@@ -79,7 +80,7 @@ def _reduced(
     right, bottom = (int(v) for v in np.clip(high, 0, [width, height]))
     if right - left < factor or bottom - top < factor:
         return pixels, matrix
-    small = shrunk(pixels[top:bottom, left:right], factor)
+    small = halved(pixels[top:bottom, left:right], halvings)
     # Pixel centres: block (i, j) lies at factor * (i, j) + (factor - 1) / 2 from the corner.
     origin = np.array([left, top]) + (factor - 1) / 2.0
     return small, np.concatenate([turn * factor, (shift + turn @ origin)[:, None]], axis=1)

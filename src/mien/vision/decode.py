@@ -69,7 +69,9 @@ class Photo:
     def image(self, min_long_side: int | None = None) -> Image:
         """Oriented pixels at the smallest scale the decoder offers whose long side is at least this.
 
-        JPEG offers eighths (scaled inverse DCT); the other formats, and None, give the whole.
+        JPEG offers the whole, a half, a quarter and an eighth (scaled inverse DCT; its other eighths
+        have no SIMD code: 2 megapixels take 9.2 ms at 7/8 and 4.8 ms in whole). The other formats,
+        and None, give the whole.
         Raises BadPhoto if the pixel data is damaged or cut short.
         """
         if self._whole is not None:
@@ -85,8 +87,11 @@ class Photo:
 
     def _jpeg(self, min_long_side: int | None) -> NDArray[np.uint8]:
         wide = self._coded_size[0] >= self._coded_size[1]
-        least = min(min_long_side or max(self._coded_size), max(self._coded_size))
-        bounds = {"min_width": least} if wide else {"min_height": least}
+        long_side = max(self._coded_size)
+        halvings = 8
+        while halvings > 1 and long_side / halvings < (min_long_side or long_side):
+            halvings //= 2
+        bounds = {"min_width" if wide else "min_height": -(-long_side // halvings)}
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(self._data, "RGB", strict=True, **bounds)
         except ValueError as error:
