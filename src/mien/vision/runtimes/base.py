@@ -28,7 +28,8 @@ class Port:
 class RuntimeChoice:
     """Where and how models run.
 
-    `name` "auto": the fastest of what is installed on this machine for the model at hand.
+    `name` "auto": the fastest of what is installed on this machine for the model at hand. A suite
+    uses OpenVINO for embedders only (`suite.open_analyzer` says why).
     `device` "auto": CUDA where ONNX Runtime offers it, else the CPU; "cuda" where there is none
     falls back to the CPU (with a warning in the log).
     `precision` "auto": bfloat16 in OpenVINO on CPUs that compute in it, else float32.
