@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import logging
 from uuid import UUID
 
 from mien.backends.queue.base import JobHandler
+
+_log = logging.getLogger(__name__)
 
 
 class InlineJobQueue:
@@ -34,6 +37,8 @@ class InlineJobQueue:
             job_id = await self._waiting.get()
             try:
                 await handler(job_id)
+            except Exception:  # a handler never raises; should one, its worker goes on
+                _log.exception("a job's handler raised", extra={"job": str(job_id)})
             finally:
                 self._known.discard(job_id)
                 self._waiting.task_done()

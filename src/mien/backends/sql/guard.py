@@ -77,7 +77,8 @@ def _bind(state: ORMExecuteState) -> None:
     statement = state.statement
     if not isinstance(statement, (SelectBase, Insert, Update, Delete)):
         raise UnguardedStatement(f"{type(statement).__name__} in a tenant's unit")
-    _refuse_unbound(statement)
+    if not _is_key_lookup(state):
+        _refuse_unbound(statement)
     if isinstance(statement, Insert):
         _check_insert(statement, state.parameters, tenant)
         return
@@ -90,10 +91,16 @@ def _bind(state: ORMExecuteState) -> None:
 
 
 def _is_mapped(element: Any) -> bool:
-    """Whether it comes from a mapped class ("parententity"), or from the ORM's own look-up by primary
-    key ("_orm_adapt"), whose entity stands in the same SELECT."""
-    marks = getattr(element, "_annotations", {})
-    return "parententity" in marks or "_orm_adapt" in marks
+    """Whether it comes from a mapped class, which leaves this mark on the tables and columns it gives."""
+    return "parententity" in getattr(element, "_annotations", {})
+
+
+def _is_key_lookup(state: ORMExecuteState) -> bool:
+    """Whether it is the ORM's own SELECT of one row by its key (`get`, `refresh`). Its WHERE is built of
+    plain columns, and its entity takes the predicate."""
+    where: Any = getattr(state.statement, "_where_criteria", ())
+    mapper: Any = state.bind_mapper
+    return mapper is not None and len(where) == 1 and where[0] is mapper._get_clause[0]
 
 
 def _refuse_unbound(statement: Any) -> None:
@@ -119,6 +126,8 @@ def _refuse_unbound(statement: Any) -> None:
             direct += [element.left, element.right]
         elif isinstance(element, Column) and not _is_mapped(element):
             direct.append(element.table)
+        for target, _on, left, _flags in getattr(element, "_setup_joins", ()):
+            direct += [target, left]
         for source in direct:
             plain = source.element if isinstance(source, Alias) and not _is_mapped(source) else source
             if isinstance(plain, SqlTable) and not _is_mapped(plain):

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from mien.features.jobs.tables import JobRow
@@ -110,6 +110,32 @@ async def counts(session: AsyncSession) -> dict[str, int]:
     """Jobs by state (across tenants)."""
     rows = await session.execute(select(JobRow.state, func.count(JobRow.id)).group_by(JobRow.state))
     return {row[0]: row[1] for row in rows.all()}
+
+
+async def count_queued(session: AsyncSession, tenant: UUID) -> int:
+    """Jobs of the tenant that wait."""
+    found = await session.scalar(
+        select(func.count(JobRow.id)).where(JobRow.tenant_id == tenant, JobRow.state == "queued")
+    )
+    return found or 0
+
+
+async def delete_ended(session: AsyncSession, states: Sequence[str], before: datetime, limit: int) -> int:
+    """Forget up to `limit` (at most 500) jobs in these states that ended before then (across tenants)."""
+    old = (
+        await session.execute(
+            select(JobRow.tenant_id, JobRow.id)
+            .where(JobRow.state.in_(states), JobRow.finished_at < before)
+            .limit(limit)
+        )
+    ).all()
+    if old:
+        await session.execute(
+            delete(JobRow)
+            .where(or_(*(and_(JobRow.tenant_id == tenant, JobRow.id == job) for tenant, job in old)))
+            .execution_options(synchronize_session=False)
+        )
+    return len(old)
 
 
 def _count(result: Any) -> int:

@@ -7,6 +7,7 @@ that fell silent is taken over), so a handler does each piece of its work idempo
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,6 +31,7 @@ JobState = Literal["queued", "running", "succeeded", "failed", "parked", "cancel
 STATES: tuple[JobState, ...] = ("queued", "running", "succeeded", "failed", "parked", "cancelled")
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "parked", "cancelled"})
 
+_TIDY_BATCH = 500
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +57,8 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class JobLimits:
     """Times in seconds. A job whose process has not beaten for `lease_s` is taken over. A retry waits
-    `backoff_s` doubled with each attempt, up to `backoff_max_s`, and up to half as much again."""
+    `backoff_s` doubled with each attempt, up to `backoff_max_s`, and up to half as much again. Ended
+    jobs are forgotten after `kept_days` days, looked for every `tidy_s`."""
 
     lease_s: float = 60.0
     beat_s: float = 10.0
@@ -65,6 +68,9 @@ class JobLimits:
     backoff_s: float = 2.0
     backoff_max_s: float = 300.0
     payload_bytes: int = 64 * 1024
+    queued_of_a_tenant: int = 10_000
+    kept_days: float = 30.0
+    tidy_s: float = 3600.0
 
 
 class JobContext:
@@ -126,7 +132,9 @@ class JobsService:
         self._clock = clock
         self._jitter = jitter
         self._handlers: dict[str, Handler] = {}
+        self._running: dict[UUID, JobContext] = {}
         self._sweeper: asyncio.Task[None] | None = None
+        self._tidied_at: datetime | None = None
         self.limits = limits or JobLimits()
         self.owner = new_id()
 
@@ -147,7 +155,14 @@ class JobsService:
         *,
         max_attempts: int = 3,
     ) -> Job:
-        """Write a job into the caller's transaction; it is offered to the queue after the commit."""
+        """Write a job into the caller's transaction; it is offered to the queue after the commit.
+
+        BadInput for a payload that is too large, Busy when too many of the tenant's jobs wait.
+        """
+        if len(json.dumps(payload)) > self.limits.payload_bytes:
+            raise BadInput(f"A job's payload is at most {self.limits.payload_bytes} bytes of JSON.")
+        if await repository.count_queued(unit.session, tenant) >= self.limits.queued_of_a_tenant:
+            raise Busy("Too many jobs are waiting; try again when some have ended.", retry_after_s=60.0)
         now = self._clock()
         row = JobRow(
             tenant_id=tenant, id=new_id(), kind=kind, state="queued", payload=payload, result=None,
@@ -193,6 +208,7 @@ class JobsService:
                 row.state, row.finished_at = "cancelled", self._clock()
             elif row.state == "running":
                 row.cancel_requested = True
+                unit.after_commit(lambda: self._stop_here(job_id))
             elif row.state != "cancelled":
                 raise Conflict(f"The job has already ended ({row.state}).", state=row.state)
             job = _job(row)
@@ -206,9 +222,15 @@ class JobsService:
             if row.state not in {"failed", "parked", "cancelled"}:
                 raise Conflict(f"Only an ended job can be tried again; this one is {row.state}.")
             row.state, row.attempts, row.cancel_requested = "queued", 0, False
-            row.finished_at, row.error, row.not_before = None, None, self._clock()
+            row.finished_at, row.error, row.result, row.not_before = None, None, None, self._clock()
             unit.after_commit(lambda: self._queue.send(job_id))
             return _job(row)
+
+    async def _stop_here(self, job_id: UUID) -> None:
+        """Tell the handler at once if it runs in this process; elsewhere its next beat tells it."""
+        context = self._running.get(job_id)
+        if context is not None:
+            context.cancelled = True
 
     async def counts(self) -> dict[str, int]:
         """Jobs of all tenants by state, for `/metrics`."""
@@ -251,7 +273,18 @@ class JobsService:
             await repository.release_stale(unit.session, now, stale)
         for job_id in waiting:
             await self._queue.send(job_id)
+        if self._tidied_at is None or now - self._tidied_at >= timedelta(seconds=self.limits.tidy_s):
+            self._tidied_at = now
+            await self._tidy(now - timedelta(days=self.limits.kept_days))
         return len(waiting)
+
+    async def _tidy(self, before: datetime) -> None:
+        """Forget jobs that ended before then, in batches, so that no writer waits long."""
+        while True:
+            async with self._database.across_tenants("sweep", write=True) as unit:
+                gone = await repository.delete_ended(unit.session, sorted(ENDED), before, _TIDY_BATCH)
+            if gone < _TIDY_BATCH:
+                return
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -260,6 +293,8 @@ class JobsService:
                 await self.sweep()
             except MienError as error:
                 _log.warning("jobs could not be swept", extra={"code": error.code})
+            except Exception:  # the loop is what brings lost jobs back: it outlives any fault
+                _log.exception("jobs could not be swept")
 
     async def run(self, job_id: UUID) -> None:
         """Carry out a job if it is still to be carried out. Never raises but when cancelled."""
@@ -278,6 +313,7 @@ class JobsService:
             return
         context = JobContext(self, row)
         handler = self._handlers.get(row.kind)
+        self._running[row.id] = context
         beats = asyncio.create_task(self._keep_beating(context))
         try:
             if handler is None:
@@ -286,7 +322,9 @@ class JobsService:
                 raise Busy("The job's process died in each of its attempts.")
             result = await handler(context)
         except asyncio.CancelledError:
-            await self._finish(context, {"state": "queued", "not_before": self._clock()})
+            # This process stops: that is no fault of the job, so the attempt does not count.
+            again = {"state": "queued", "attempts": row.attempts - 1, "not_before": self._clock()}
+            await self._finish(context, again)
             raise
         except Exception as error:  # whatever a handler raises ends its attempt, not the worker
             await self._failed(context, row, error)
@@ -294,6 +332,7 @@ class JobsService:
             state: JobState = "cancelled" if context.cancelled else "succeeded"
             await self._finish(context, {"state": state, "result": result, "finished_at": self._clock()})
         finally:
+            del self._running[row.id]
             beats.cancel()
 
     async def _failed(self, context: JobContext, row: JobRow, error: Exception) -> None:

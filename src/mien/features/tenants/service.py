@@ -81,6 +81,7 @@ class TenantsService:
         self._database = database
         self._clock = clock
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._revocations = 0
         self._touches: set[asyncio.Task[None]] = set()
 
     async def bootstrap(self) -> tuple[TenantId, str | None]:
@@ -168,6 +169,7 @@ class TenantsService:
             if row is None:
                 raise NotFound(f"There is no key {key_id}.")
             row.revoked_at = row.revoked_at or self._clock()
+        self._revocations += 1
         self._known = OrderedDict((d, k) for d, k in self._known.items() if k.principal.key_id != key_id)
         return _key(row)
 
@@ -180,15 +182,18 @@ class TenantsService:
         now = self._clock()
         known = self._known.get(digest)
         if known is None or now - known.checked_at > _CACHE_AGE:
+            revocations = self._revocations
             known = await self._look_up(match[1], digest, now)
-            self._known[digest] = known
-            self._known.move_to_end(digest)
-            while len(self._known) > _CACHE_SIZE:
-                self._known.popitem(last=False)
+            if revocations == self._revocations:  # else what was read may be out of date by now
+                self._known[digest] = known
+                self._known.move_to_end(digest)
+                while len(self._known) > _CACHE_SIZE:
+                    self._known.popitem(last=False)
         if known.expires_at is not None and known.expires_at <= now:
             raise Unauthenticated("The API key is not valid.")
         if known.touched_at is None or now - known.touched_at > _TOUCH_EVERY:
-            self._known[digest] = _Known(known.principal, known.checked_at, known.expires_at, now)
+            if digest in self._known:
+                self._known[digest] = _Known(known.principal, known.checked_at, known.expires_at, now)
             self._touch(known.principal, now)
         return known.principal
 
