@@ -13,7 +13,7 @@ PACKS = ("sface", "faceplugin-512", "liveness", "pose", "emotion", "objects")
 
 def main() -> int:
     photos.fetch()
-    return subprocess.run([sys.executable, "-m", "mien.runtime.cli", "models", "pull", *PACKS], timeout=1800).returncode
+    return subprocess.run([sys.executable, "-m", "mien", "models", "pull", *PACKS], timeout=1800).returncode
 
 
 if __name__ == "__main__":

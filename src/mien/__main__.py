@@ -1,6 +1,5 @@
-"""`python -m mien`."""
+"""`python -m mien`: the command line, where the `mien` script is not on the path."""
 
 from mien.runtime.cli import main
 
-if __name__ == "__main__":
-    main()
+main()
