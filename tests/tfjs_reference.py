@@ -15,11 +15,15 @@ import pytest
 from numpy.typing import NDArray
 
 from mien.kit.errors import ModelError
+from mien.vision.models.catalog import CATALOG
 from mien.vision.models.clients import npm_command
+from mien.vision.models.sources import Fetcher
 from tests.paths_to_data import ROOT
 
 HERE = ROOT / "tests" / "tfjs"
 CACHE = ROOT / ".cache" / "tfjs"
+ORIGINALS = ROOT / ".cache" / "proofs"
+MODELS = ("human-emotion", "nanodet")
 VERSION = json.loads((HERE / "package.json").read_text())["dependencies"]["@tensorflow/tfjs-core"]
 
 
@@ -75,5 +79,45 @@ def run_tfjs(
     return [np.array(o["values"], np.float32).reshape(o["shape"]) for o in found]
 
 
-if __name__ == "__main__":
+def _originals(fetcher: Fetcher, model: str) -> dict[str, Path]:
+    every = [file for name in MODELS for file in CATALOG[name].files]
+    spec = CATALOG[model]
+    return {f.name: fetcher.obtain(model, f, f.sources, every, lambda _: None) for f in spec.files}
+
+
+def original(model: str) -> Path:
+    """The description file of a model's TensorFlow.js graph, its weights beside it; skips if not fetched."""
+    fetcher = Fetcher(ORIGINALS, offline=not os.environ.get("CI"))
+    folder = ORIGINALS / model
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        files = _originals(fetcher, model)
+    except ModelError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"the original of {model} is not fetched; run `make test-setup`")
+    for name, path in files.items():
+        link = folder / name
+        if not link.exists():
+            link.symlink_to(path.resolve())
+    return next(folder / name for name in files if name.endswith(".json"))
+
+
+def setup(models_dir: Path) -> None:
+    """Part of `make test-setup`, before the models are pulled: TensorFlow.js and the original graphs.
+
+    The originals are put where the store looks first, so that their archive of 144 MB is fetched once.
+    """
+    try:
+        npm_command()
+    except ModelError as error:
+        print(f"TensorFlow.js is left out: {error.message}")
+        return
     install()
+    fetcher, store = Fetcher(ORIGINALS), Fetcher(models_dir)
+    for model in MODELS:
+        for name, path in _originals(fetcher, model).items():
+            sha256 = next(f.sha256 for f in CATALOG[model].files if f.name == name)
+            if not any((models_dir / model).glob("*/manifest.json")) and not store.file(sha256).exists():
+                store.file(sha256).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, store.file(sha256))

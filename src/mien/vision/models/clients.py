@@ -204,9 +204,11 @@ def download(
             going_on = answer.status_code == 206 and _starts_at(answer.headers.get("content-range", ""), have)
             done = have if going_on else 0
             with part.open("ab" if going_on else "wb") as out:
-                for chunk in answer.iter_bytes(1 << 16):
+                # As they arrive: pieces gathered to a size would be lost when the connection breaks.
+                for chunk in answer.iter_raw():
                     done += len(chunk)
                     if done > size_bytes:
+                        part.unlink()  # not the file on record, so nothing to go on with
                         raise ModelError("the server sent more than the file's size on record")
                     out.write(chunk)
                     tell(done)

