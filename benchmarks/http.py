@@ -135,7 +135,7 @@ def run(rounds: int = 40) -> dict[str, Any]:
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "mien", "serve", "--port", str(port)],
-            env=environment, stdout=subprocess.DEVNULL,
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             transport = httpx.HTTPTransport(uds=str(folder / "mien.sock"))
