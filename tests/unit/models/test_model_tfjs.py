@@ -48,7 +48,8 @@ class GraphModel:
         dims = [{"size": str(d)} for d in value.shape]
         self.nodes.append(
             {"name": name, "op": "Const",
-             "attr": {"dtype": {"type": dtype}, "value": {"tensor": {"dtype": dtype, "tensorShape": {"dim": dims}}}}}
+             "attr": {"dtype": {"type": dtype}, "value": {"tensor": {"dtype": dtype,
+                                                                     "tensorShape": {"dim": dims}}}}}
         )  # fmt: skip
         self.weights.append((name, value))
         return name
@@ -123,8 +124,9 @@ def test_operators_in_every_order_of_axes(tmp_path: Path) -> None:
     g = GraphModel([-1, 11, 10, 4])
     g.const("k1", real(3, 3, 4, 6))
     g.const("b1", real(6))
-    g.op("conv", "_FusedConv2D", ["x", "k1", "b1"], strides=[1, 2, 2, 1], dilations=[1, 1, 1, 1], padding="SAME",
-         data_format="NHWC", fused_ops=["BiasAdd", "Relu6"], num_args=1, epsilon=0.0)  # fmt: skip
+    g.op("conv", "_FusedConv2D", ["x", "k1", "b1"], strides=[1, 2, 2, 1], dilations=[1, 1, 1, 1],
+         padding="SAME", data_format="NHWC", fused_ops=["BiasAdd", "Relu6"],
+         num_args=1, epsilon=0.0)  # fmt: skip
     g.const("kd", real(3, 3, 6, 2))
     g.op("depth", "DepthwiseConv2dNative", ["conv", "kd"], strides=[1, 1, 1, 1], dilations=[1, 1, 1, 1],
          padding="VALID", data_format="NHWC")  # fmt: skip

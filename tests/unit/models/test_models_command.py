@@ -74,7 +74,11 @@ def test_pull_refuses_and_says_what_to_do(mien: Run) -> None:
     unknown = mien("pull", "nobody")
     assert unknown.returncode == 3
     assert mien("pull", "--all", "sface").returncode == 2
-    assert mien("pull", "sface", "--from", "x", "--json").returncode in (3, 4)
+    # A file that was given is not silently replaced by a download.
+    given = mien("pull", "sface", "--from", "x", "--json")
+    assert given.returncode == 4
+    assert "file x: the file can't be read" in given.stderr
+    assert mien("pull", "liveness", "pose", "--from", "x").returncode == 3
     assert mien("verify", "--json").returncode == 1
 
 

@@ -180,7 +180,7 @@ class ModelStore:
     ) -> tuple[str, ...]:
         """Fetch, convert, prove and store the models that are not ready; the names of those made.
 
-        `given` are an operator's own sources for a model, tried before the spec's. Every model is
+        `given` are an operator's own sources for a model, taken instead of the spec's. Every model is
         stored as soon as it is done, so an interrupted pull goes on where it was. Raises ModelError
         (licence, no source, wrong digest, failed proof), SetupError if the extra is not installed;
         nothing of a failed model is stored.
@@ -213,7 +213,7 @@ class ModelStore:
             siblings = self._wanted_files()
             files = {
                 file.name: self._fetcher.obtain(
-                    spec.name, file, [*given, *file.sources], siblings, report, cancelled
+                    spec.name, file, given or file.sources, siblings, report, cancelled
                 )
                 for file in spec.files
             }
