@@ -16,8 +16,8 @@ TEMPLATE: Points5 = np.array(
 """Where the five points come to lie, px in the chip: `arcface_dst` of InsightFace's face_align.py,
 the same in OpenCV's FaceRecognizerSF."""
 
-_CENTRE = TEMPLATE.mean(axis=0, dtype=np.float64)
-_SPREAD = TEMPLATE.astype(np.float64) - _CENTRE
+_CENTRE: tuple[float, float] = tuple(TEMPLATE.mean(axis=0, dtype=np.float64).tolist())
+_SPREAD: list[list[float]] = (TEMPLATE.astype(np.float64) - _CENTRE).tolist()
 
 
 def similarity(points: Points5) -> NDArray[np.float64]:
@@ -28,16 +28,24 @@ def similarity(points: Points5) -> NDArray[np.float64]:
     form without SVD: with points as complex numbers, a = sum(conj(p) t) / sum(|p|^2).
     Points that all coincide give a matrix of zeros and the template's centre.
     """
-    source = points.astype(np.float64)
-    centre = source.mean(axis=0)
-    p = source - centre
-    power = float((p * p).sum())
+    # Plain floats: for five points NumPy's calls cost ten times the arithmetic (70 us against 6).
+    five = points.tolist()
+    cx, cy = sum(p[0] for p in five) / 5.0, sum(p[1] for p in five) / 5.0
+    power = real = imaginary = 0.0
+    for (x, y), (u, v) in zip(five, _SPREAD, strict=True):
+        x, y = x - cx, y - cy
+        power += x * x + y * y
+        real += x * u + y * v
+        imaginary += x * v - y * u
     if power < 1e-12:
         return np.array([[0.0, 0.0, _CENTRE[0]], [0.0, 0.0, _CENTRE[1]]])
-    real = float((p * _SPREAD).sum()) / power
-    imaginary = float((p[:, 0] * _SPREAD[:, 1] - p[:, 1] * _SPREAD[:, 0]).sum()) / power
-    turn = np.array([[real, -imaginary], [imaginary, real]])
-    return np.concatenate([turn, (_CENTRE - turn @ centre)[:, None]], axis=1)
+    real, imaginary = real / power, imaginary / power
+    return np.array(
+        [
+            [real, -imaginary, _CENTRE[0] - real * cx + imaginary * cy],
+            [imaginary, real, _CENTRE[1] - imaginary * cx - real * cy],
+        ]
+    )
 
 
 def chip_zoom(points: Points5) -> float:

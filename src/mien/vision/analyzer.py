@@ -189,7 +189,7 @@ class Analyzer:
 
 def _gains(face: Face, image: Image) -> bool:
     """Whether the face has less px in this decode than its chip could show of the source."""
-    return chip_zoom(face.landmarks) > image.scale[0] < 1.0
+    return image.scale[0] < 1.0 and chip_zoom(face.landmarks) > image.scale[0]
 
 
 def _area(face: Face) -> float:

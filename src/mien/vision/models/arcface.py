@@ -16,7 +16,7 @@ from mien.vision.runtimes.base import Session
 def unit(vectors: Vectors) -> Vectors:
     """Rows divided by their length; ModelError if one has none (a broken model)."""
     length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    if not np.isfinite(length).all() or (length < 1e-12).any():
+    if not ((length > 1e-12) & (length < np.inf)).all():  # NaN is neither
         raise ModelError("The embedding model gave no usable vector; `mien models verify` checks it.")
     return np.asarray(vectors / length, np.float32)
 
