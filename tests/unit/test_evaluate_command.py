@@ -23,6 +23,7 @@ from mien.runtime.cli.labelled import open_pack, templates
 from mien.runtime.settings import get_settings
 from mien.vision.calibration import Calibration
 from mien.vision.values import DETECT_ONLY
+from tests.paths_to_data import shared_dir
 from tests.photos import photo
 from tests.stored_models import model_path
 
@@ -263,3 +264,22 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="taken"):
         write_table(tmp_path / "calibration" / "taken.json", table)
     assert sorted(p.name for p in path.parent.iterdir()) == ["t.json", "taken.json"]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("pack", "least"), [("sface", 0.989), ("fused", 0.990)])
+def test_lfw_development_pairs(pack: str, least: float, mien: Command) -> None:
+    """The figures of docs/decisions/0003; the ten-fold accuracy that a pack must keep."""
+    folder = shared_dir("testdata", "lfw-dev")
+    for name in ("yunet", "sface", "faceplugin-512"):
+        model_path(name)
+    listed = folder / "pairsDevTest.txt"
+    code, out, _ = mien("evaluate", listed, "--images", folder, "--packs", pack, "--json")
+    assert code == 0
+    got = json.loads(out)
+    assert (got["pairs"], got["undetected"]) == (1000, 0)
+    assert got["accuracy"] >= least
+    assert got["tar_at_fmr"]["0.001"] >= 0.98
+    # The packaged table holds here: 500 pairs of two people, 0.1 % of them 0.5 pairs.
+    assert got["thresholds"][0]["fmr_here"] <= 0.01
