@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _ratio(of: dict[str, dict[str, float]], ours: str, peer: str) -> str:
-    return f"{of[peer]['cpu_ms'] / of[ours]['cpu_ms']:.1f} x" if ours in of and peer in of else "–"
+    return f"{of[peer]['cpu_ms'] / of[ours]['cpu_ms']:.1f} x" if ours in of and peer in of else "-"
 
 
 def _versus(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -93,7 +94,7 @@ def _index(results: dict[str, list[dict[str, Any]]]) -> list[str]:
                     str(r["cpu_ms_p95"]),
                     str(r["recall_easy"]),
                     str(r["recall_hard"]),
-                    str(r.get("build_s", "–")),
+                    str(r.get("build_s", "-")),
                     f"{r['memory_mb']:.0f}",
                 ]
                 for r in rows
@@ -113,8 +114,8 @@ def _http(results: dict[str, Any]) -> list[str]:
         "## What a request adds",
         "",
         f"`POST …/search` with a one-face photo over {results['faces']:,} faces, on a real server with its "
-        f"cache off: {results['search_ms']} ms, of which the pipeline alone takes {results['pipeline_ms']} ms "
-        f"in this process, a ratio of {results['ratio']} (wall time, medians, taking turns).",
+        f"cache off: {results['search_ms']} ms, of which the pipeline alone takes {results['pipeline_ms']} "
+        f"ms in this process, a ratio of {results['ratio']} (wall time, medians, taking turns).",
         "",
         f"The server's memory at rest: {results['rss_mb_recognition']} MB with the recognition models, "
         f"{results['rss_mb_all_models']} MB once every attribute's model has been used.",
@@ -135,7 +136,12 @@ def page(results: dict[str, Any]) -> str:
         "![Processor time per photo](performance.png)",
         "",
     ]
-    parts = {"versus": _versus, "pipeline": _pipeline, "index": _index, "http": _http}
+    parts: dict[str, Callable[[Any], list[str]]] = {
+        "versus": _versus,
+        "pipeline": _pipeline,
+        "index": _index,
+        "http": _http,
+    }
     for name, write in parts.items():
         if name in results:
             lines += write(results[name])
@@ -152,7 +158,9 @@ def chart(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     photos = results["versus"]
+    axes: Any
     figure, axes = plt.subplots(1, len(photos), figsize=(10, 3.2), layout="constrained")
+    ax: Any
     for ax, (photo, found) in zip(axes, photos.items(), strict=True):
         names = sorted(found, key=lambda n: float(found[n]["cpu_ms"]), reverse=True)
         values = [found[n]["cpu_ms"] for n in names]

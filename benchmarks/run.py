@@ -51,8 +51,8 @@ def store() -> ModelStore:
     weights = SHARED / "models-noncommercial"
     if weights.is_dir():
         given = {
-            "scrfd-500m": [LocalFile(str(weights / "scrfd_500m_bnkps.onnx"))],
-            "arcface-w600k-mbf": [LocalFile(str(weights / "arcface_w600k_mbf_int8.onnx"))],
+            "scrfd-500m": [LocalFile(weights / "scrfd_500m_bnkps.onnx")],
+            "arcface-w600k-mbf": [LocalFile(weights / "arcface_w600k_mbf_int8.onnx")],
         }
         found.pull(list(given), given=given)
     return found
