@@ -86,9 +86,16 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(settings: Settings, notice: Notice = lambda _: None) -> AsyncIterator[Client]:
-    """A client of the data folder's owner. Raises FolderTaken when another process owns the folder,
-    serves nobody, and does not end within half a minute."""
+async def connect(
+    settings: Settings,
+    notice: Notice = lambda _: None,
+    prepare: Callable[[Settings], None] | None = None,
+) -> AsyncIterator[Client]:
+    """A client of the data folder's owner; `prepare` runs first if that is this process.
+
+    Raises FolderTaken when another process owns the folder, serves nobody, and does not end within
+    half a minute.
+    """
     deadline = time.monotonic() + _WAIT_S
     told = False
     while True:
@@ -105,7 +112,9 @@ async def connect(settings: Settings, notice: Notice = lambda _: None) -> AsyncI
                 info = find_owner(settings.data_dir) or OwnerInfo(0)
             else:
                 try:
-                    async with _in_process(settings) as client:
+                    if prepare is not None:
+                        prepare(settings)
+                    async with _in_process(settings, notice) as client:
                         yield client
                 finally:
                     owner.release()
@@ -130,12 +139,14 @@ def _http(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
 
 
 @asynccontextmanager
-async def _in_process(settings: Settings) -> AsyncIterator[Client]:
+async def _in_process(settings: Settings, notice: Notice) -> AsyncIterator[Client]:
     from mien.runtime.container import build
     from mien.runtime.http.app import build_app
     from mien.runtime.http.authentication import LocalApp
 
-    services = await build(settings)
+    services = await build(settings, preload=False)
+    if services.first_key is not None:
+        notice(f"A new data folder. Its administrator's API key, shown this once: {services.first_key}")
     try:
         transport = httpx.ASGITransport(LocalApp(build_app(services)))
         async with _http(transport) as http:

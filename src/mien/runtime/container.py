@@ -58,11 +58,12 @@ class Services:
     close: Callable[[], Awaitable[None]]
 
 
-async def build(settings: Settings) -> Services:
+async def build(settings: Settings, *, preload: bool = True) -> Services:
     """Open everything, bring the schema up to date, start jobs and catching up.
 
-    Raises SetupError. Models are loaded behind (`missing` tells when they are), so that a server
-    answers at once; a request that needs them waits for them.
+    Raises SetupError. With `preload` models are loaded behind (`missing` tells when they are), so that
+    a server answers at once, and packs that are missing are fetched; without it they are loaded when
+    first used. A request that needs them waits for them.
     """
     async with AsyncExitStack() as stack:
         database = _database(settings)
@@ -107,7 +108,8 @@ async def build(settings: Settings) -> Services:
         stack.push_async_callback(jobs.stop)
         sweeper = asyncio.create_task(_sweep(idempotency))
         stack.callback(sweeper.cancel)
-        fetching.begin(threads.open)
+        if preload:
+            fetching.begin(threads.open)
 
         async def missing() -> dict[str, str]:
             parts = {} if threads.is_open else fetching.missing()

@@ -68,16 +68,18 @@ class Shown:
             table.add_row(*(_plain(str(cell)) if cell is not None else "" for cell in row))
         self.out.print(table)
 
-    def run(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        """Run `work` with a client of the data folder's owner."""
+    def run(self, work: Callable[[Client], Awaitable[T]], *, models: bool = False) -> T:
+        """Run `work` with a client of the data folder's owner. `models`: it analyses photos, so the
+        recognition pack is fetched first if this process is the owner and lacks it."""
         from mien.runtime import logs
         from mien.runtime.client import connect
+        from mien.runtime.fetch import fetch_first
 
         settings = self.settings()
         logs.configure("debug" if settings.log_level == "debug" else "error", "console")
 
         async def inside() -> T:
-            async with connect(settings, self.notice) as client:
+            async with connect(settings, self.notice, fetch_first if models else None) as client:
                 return await work(client)
 
         return asyncio.run(inside())

@@ -160,7 +160,7 @@ def index(
         whose = persons if person_per_folder else None
         await _index_all(shown, client, base, found, known, whose, fields, at_once, total)
 
-    shown.run(work)
+    shown.run(work, models=True)
     _show_sum(shown, collection, total)
     if total.errors:
         return 3
@@ -288,6 +288,6 @@ def import_zip(
             job = await follow(shown, client, job["id"])
         return job
 
-    job = shown.run(work)
+    job = shown.run(work, models=True)
     show_job(shown, job)
     return 0 if job["state"] in ("queued", "running", "succeeded") else 3

@@ -122,7 +122,7 @@ def detect(
             for data in contents
         ]
 
-    replies = shown.run(work)
+    replies = shown.run(work, models=True)
     for path, data, reply in zip(photos, contents, replies, strict=True):
         if annotate is not None:
             target = annotate / path.name if len(photos) > 1 else annotate
@@ -159,7 +159,7 @@ def compare(shown: Shown, source: Path, target: Path, score: float | None, fmr: 
         )
         return reply
 
-    reply = shown.run(work)
+    reply = shown.run(work, models=True)
     if shown.as_json:
         shown.json(reply)
     else:

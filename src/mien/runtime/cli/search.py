@@ -62,7 +62,7 @@ def search(
                 names[person_id] = person["name"] or person["external_id"] or person_id
         return reply, names
 
-    reply, names = shown.run(work)
+    reply, names = shown.run(work, models=True)
     faces = reply["faces"]
     if annotate is not None:
         write_annotated(annotate, data, faces, [_label(face, names) for face in faces])

@@ -25,6 +25,9 @@ def build_app(services: Services) -> FastAPI:
     metrics = Metrics()
     metrics.watch_pipelines(services.pipelines.stats, services.cache_stats)
 
+    async def count() -> None:
+        metrics.set_jobs(await services.jobs.counts())
+
     def idempotent(app: ASGIApp) -> ASGIApp:
         return Idempotent(app, services.idempotency, authenticator)
 
@@ -40,6 +43,7 @@ def build_app(services: Services) -> FastAPI:
         authenticator=authenticator,
         missing=services.missing,
         metrics_open=services.settings.metrics_open,
+        count=count,
         inner=(idempotent,),
     )
     return wrap(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -57,6 +57,13 @@ class Metrics:
             registry=self.registry,
         )
         self.in_hand = Gauge("mien_http_in_hand", "Requests in hand.", registry=self.registry)
+
+        self._jobs = Gauge("mien_jobs", "Jobs by state.", ["state"], registry=self.registry)
+
+    def set_jobs(self, counts: Mapping[str, int]) -> None:
+        """Jobs of all tenants by state, as counted just before a scrape."""
+        for state, count in counts.items():
+            self._jobs.labels(state).set(count)
 
     def watch_pipelines(
         self, pipelines: Callable[[], PipelineStats], cache: Callable[[], CacheStats | None]

@@ -6,15 +6,18 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+import structlog
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.types import Scope
 
-from mien.kit.errors import Unavailable
+from mien.kit.errors import MienError, Unavailable
 from mien.runtime.http.authentication import Authenticator
 from mien.runtime.http.metrics import CONTENT_TYPE, Metrics
 from mien.runtime.http.problems import COMMON
+
+log = structlog.get_logger("mien.http")
 
 MissingParts = Callable[[], Awaitable[dict[str, str]]]
 """What is not ready: a part's name to what is the matter with it, in words for operators."""
@@ -53,8 +56,14 @@ def from_this_machine(scope: Scope) -> bool:
 
 
 def router(
-    missing: MissingParts, metrics: Metrics, authenticator: Authenticator, *, metrics_open: bool
+    missing: MissingParts,
+    metrics: Metrics,
+    authenticator: Authenticator,
+    *,
+    metrics_open: bool,
+    count: Callable[[], Awaitable[None]],
 ) -> APIRouter:
+    """`count` brings figures up to date that cost a query; it runs before each scrape."""
     routes = APIRouter(tags=["operations"])
 
     @routes.get("/healthz", summary="Is the process alive?")
@@ -80,6 +89,11 @@ def router(
     async def metrics_page(request: Request) -> Response:
         if not metrics_open and not from_this_machine(request.scope):
             await authenticator.principal(request.scope)
+        try:
+            await count()
+        except MienError as error:
+            # The other figures matter most when the database is in trouble.
+            log.warning("jobs could not be counted", reason=error.message)
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     return routes

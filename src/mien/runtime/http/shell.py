@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ _ABOUT = (
 )
 
 
+async def _nothing() -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class Shell:
     """What the shell needs; `inner` are further middlewares, outermost first, inside the bounds."""
@@ -34,6 +38,7 @@ class Shell:
     authenticator: Authenticator
     missing: operations.MissingParts
     metrics_open: bool = False
+    count: Callable[[], Awaitable[None]] = _nothing
     inner: tuple[Callable[[ASGIApp], ASGIApp], ...] = ()
 
 
@@ -56,7 +61,13 @@ def wrap(shell: Shell, routers: Sequence[APIRouter]) -> FastAPI:
     problems.install(app)
     app.include_router(docs.router())
     app.include_router(
-        operations.router(shell.missing, shell.metrics, shell.authenticator, metrics_open=shell.metrics_open)
+        operations.router(
+            shell.missing,
+            shell.metrics,
+            shell.authenticator,
+            metrics_open=shell.metrics_open,
+            count=shell.count,
+        )
     )
     for routes in routers:
         app.include_router(routes)
