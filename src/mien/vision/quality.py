@@ -215,6 +215,6 @@ def assess(image: Image, face: Face, pose: Pose | None, chip: Pixels | None) -> 
         brightness=max(1.0 - max(amiss["dark"] / 4.0, amiss["bright"] / 2.0), 0.0),
         contrast=1.0 - amiss["flat"] / 4.0,
         pose=pose,
-        occlusion=math.exp(-amiss["cover"]),
+        visibility=math.exp(-amiss["cover"]),
         reasons=tuple(reasons),
     )

@@ -119,7 +119,7 @@ class Pose:
 class Quality:
     """How far a face can be trusted for matching.
 
-    All parts are 0..1 (1 is best) but `face_px` (the box's shorter side, px) and `pose` (degrees).
+    All parts are 0..1 (1 is best; `visibility` 1: nothing covers the face) but `face_px` (the box's shorter side, px) and `pose` (degrees).
     `reasons` names what lowers `overall`: "small", "blurred", "dark", "bright", "flat", "turned",
     "tilted", "occluded", "cut_off", "uncertain".
     """
@@ -130,7 +130,7 @@ class Quality:
     brightness: float
     contrast: float
     pose: Pose
-    occlusion: float
+    visibility: float
     reasons: tuple[str, ...] = ()
 
 

@@ -137,9 +137,9 @@ def test_a_medical_mask_is_an_occlusion(portrait: Image, face: Face, mask: str) 
         borderMode=cv2.BORDER_TRANSPARENT,
     )
     quality = at(image_of(np.asarray(worn, np.uint8)), face)
-    assert quality.occlusion < 0.4
+    assert quality.visibility < 0.4
     assert "occluded" in quality.reasons
-    assert at(portrait, face).occlusion > 0.9
+    assert at(portrait, face).visibility > 0.9
 
 
 def test_pose_comes_from_the_model_when_there_is_one(portrait: Image, face: Face) -> None:

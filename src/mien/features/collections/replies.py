@@ -58,7 +58,7 @@ class QualityReply(Reply):
     brightness: float
     contrast: float
     pose: PoseReply
-    occlusion: float
+    visibility: float
     reasons: list[str]
 
 
