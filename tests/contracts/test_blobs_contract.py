@@ -234,7 +234,7 @@ async def test_readers_see_one_whole_blob_while_it_is_replaced(store: BlobStore)
 
 async def test_puts_and_deletes_of_neighbours_at_once(store: BlobStore) -> None:
     async def work(i: int) -> None:
-        for _ in range(10):
+        for _ in range(20):
             await store.put(A, f"deep/er/{i}", b"x")
             assert await store.get(A, f"deep/er/{i}") == b"x"
             assert await store.delete(A, f"deep/er/{i}")

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -63,6 +64,8 @@ class LocalBlobStore:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._threads = BoundedThreads("The blob store", threads=threads, waiting=waiting)
+        # A put makes folders and a delete takes empty ones away: neither while the other is at it.
+        self._shape = threading.Lock()
         # What a crash left half-written; this process is the only writer and has not begun.
         shutil.rmtree(self._parts, ignore_errors=True)
 
@@ -118,18 +121,18 @@ class LocalBlobStore:
         path = self._path(tenant, key)
 
         def work() -> bool:
-            try:
-                path.unlink()
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-            _sync_folder(path.parent)
-            for folder in path.parents:
-                if folder == self._root:
-                    break
+            with self._shape:
                 try:
-                    folder.rmdir()
-                except OSError:  # not empty
-                    break
+                    path.unlink()
+                except (FileNotFoundError, NotADirectoryError):
+                    return False
+                left = path.parent
+                with contextlib.suppress(OSError):  # until one that is not empty
+                    while left != self._root:
+                        left.rmdir()
+                        left = left.parent
+            with contextlib.suppress(FileNotFoundError):  # deleted since
+                _sync_folder(left)
             return True
 
         return await self._run(work)
@@ -195,19 +198,13 @@ class LocalBlobStore:
 
     def _publish(self, part: Path, path: Path) -> None:
         """Rename a synced part into its place, durably."""
-        for attempt in range(3):
+        with self._shape:
             made = [folder for folder in path.parents if self._root in folder.parents and not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                os.replace(part, path)
-            except FileNotFoundError:  # a delete has just removed the empty folder
-                if attempt == 2:
-                    raise
-                continue
-            for folder in (path.parent, *(folder.parent for folder in made)):
-                with contextlib.suppress(FileNotFoundError):
-                    _sync_folder(folder)
-            return
+            os.replace(part, path)
+        for folder in (path.parent, *(folder.parent for folder in made)):
+            with contextlib.suppress(FileNotFoundError):  # deleted since
+                _sync_folder(folder)
 
 
 def _sync(file: BinaryIO) -> None:
