@@ -119,8 +119,8 @@ class Pose:
 class Quality:
     """How far a face can be trusted for matching.
 
-    All parts are 0..1 (1 is best; `visibility` 1: nothing covers the face) but `face_px` (the box's shorter side, px) and `pose` (degrees).
-    `reasons` names what lowers `overall`: "small", "blurred", "dark", "bright", "flat", "turned",
+    All parts are 0..1 (1 is best; `visibility` 1: nothing covers the face) but `face_px` (the box's
+    shorter side, px) and `pose` (degrees). `reasons` names what lowers `overall`: "small", "blurred", "dark", "bright", "flat", "turned",
     "tilted", "occluded", "cut_off", "uncertain".
     """
 
