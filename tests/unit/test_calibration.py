@@ -17,6 +17,7 @@ from mien.vision.calibration import (
     score_of_distance,
     uncalibrated,
 )
+from mien.vision.models.packs import recognition_packs
 from tests.paths_to_data import shared_dir
 
 SPACES = {
@@ -44,6 +45,14 @@ def test_packaged_rows_are_the_measured_ones(space: str) -> None:
     found = table(space)
     assert [list(r) for r in found.rows] == measured["rows"]
     assert (found.impostor_pairs, found.genuine_pairs) == (87_306_420, 242_257)
+
+
+def test_every_recognition_pack_has_a_table() -> None:
+    for pack in recognition_packs():
+        found = table(pack.space.key)
+        assert found.space == pack.space.key
+        # Each lowest row stands on about 30 errors (Doddington's rule of 30).
+        assert found.lowest_fmr * found.impostor_pairs > 27
 
 
 @each_space
