@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 
 from mien.features.collections import endpoints as collections
 from mien.features.jobs import endpoints as jobs
+from mien.features.jobs.service import STATES
 from mien.features.tenants import endpoints as tenants
 from mien.runtime.container import Services
 from mien.runtime.http.authentication import Authenticator
@@ -26,7 +27,7 @@ def build_app(services: Services) -> FastAPI:
     metrics.watch_pipelines(services.pipelines.stats, services.cache_stats)
 
     async def count() -> None:
-        metrics.set_jobs(await services.jobs.counts())
+        metrics.set_jobs(dict.fromkeys(STATES, 0) | await services.jobs.counts())
 
     def idempotent(app: ASGIApp) -> ASGIApp:
         return Idempotent(app, services.idempotency, authenticator)
