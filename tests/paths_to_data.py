@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -13,5 +11,7 @@ def shared_dir(*parts: str) -> Path:
     base = Path(os.environ.get("MIEN_SHARED", ROOT.parent / "shared"))
     path = base.joinpath(*parts)
     if not path.exists():
+        import pytest
+
         pytest.skip(f"needs {'/'.join(parts) or 'the shared test data'}, which is not on this machine")
     return path

@@ -10,8 +10,6 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.paths_to_data import ROOT
 
 CACHE = ROOT / ".cache" / "test-photos"
@@ -101,6 +99,8 @@ def photo(name: str) -> Path:
     """The path of a test photo; skips with the reason where it was not fetched (`make test-setup`)."""
     path = (CACHE / name).with_suffix(Path(MEMBERS[name].path).suffix)
     if not path.exists():
+        import pytest  # not at the top: `make samples` fetches photos where only Mien is installed
+
         pytest.skip(f"{name} is not fetched; run `make test-setup`")
     return path
 
