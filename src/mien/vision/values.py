@@ -120,8 +120,8 @@ class Quality:
     """How far a face can be trusted for matching.
 
     All parts are 0..1 (1 is best; `visibility` 1: nothing covers the face) but `face_px` (the box's
-    shorter side, px) and `pose` (degrees). `reasons` names what lowers `overall`: "small", "blurred", "dark", "bright", "flat", "turned",
-    "tilted", "occluded", "cut_off", "uncertain".
+    shorter side, px) and `pose` (degrees). `reasons` names what lowers `overall`: "small", "blurred",
+    "dark", "bright", "flat", "turned", "tilted", "occluded", "cut_off", "uncertain".
     """
 
     overall: float
