@@ -7,16 +7,18 @@ leave it; a clean exit commits, an exception rolls back. Nothing else commits.
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from sqlalchemy import DateTime, MetaData, Uuid
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from mien.kit.tenant import TenantId
+
+T = TypeVar("T")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -94,6 +96,18 @@ class Database(Protocol):
 
     def write(self, tenant: TenantId) -> AbstractAsyncContextManager[UnitOfWork]:
         """A transaction that may write (on SQLite it takes the write lock at its start)."""
+        ...
+
+    async def query(self, tenant: TenantId, work: Callable[[Session], T]) -> T:
+        """What `work` reads in a transaction of its own, in one go and perhaps in another thread.
+
+        For short reads on hot paths; `work` must wait for nothing but the session. The same guard holds.
+        """
+        ...
+
+    def version(self) -> int | None:
+        """A number that moves with every commit, before its caller goes on; None where others than this
+        process may write. What was read at a version still holds while the version does."""
         ...
 
     def across_tenants(

@@ -11,23 +11,28 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from mien.backends.sql.base import CrossTenantPath
+from mien.backends.sql.sqlite_query import SqliteQueries
 from mien.backends.sql.unit import SqlUnit, open_unit
 from mien.kit.errors import Busy, MienError, SetupError, TimedOut, Unavailable
 from mien.kit.tenant import TenantId
 
+T = TypeVar("T")
+
 _MAX_WAITING_WRITERS = 1000
+_MAX_WAITING_QUERIES = 1000
 _DEADLINE = "mien_deadline"
 # SQLite asks the handler each so many steps of its virtual machine (about a millisecond's work).
 _STEPS = 20_000
@@ -54,8 +59,17 @@ class SqliteDatabase:
         self._run_s = run_s
         self._readers = self._engine("BEGIN", ("query_only=ON",), pool_size)
         self._writer = self._engine("BEGIN IMMEDIATE", (), 1)
+        self._queries = SqliteQueries(
+            path,
+            ("journal_mode=WAL", *_PRAGMAS, "query_only=ON"),
+            threads=max(2, pool_size // 2),
+            waiting=_MAX_WAITING_QUERIES,
+            wait_s=wait_s,
+            run_s=run_s,
+        )
         self._turn = asyncio.Lock()
         self._waiting = 0
+        self._commits = 0
 
     def _engine(self, begin: str, pragmas: tuple[str, ...], size: int) -> AsyncEngine:
         engine = create_async_engine(
@@ -75,6 +89,13 @@ class SqliteDatabase:
     def write(self, tenant: TenantId) -> contextlib.AbstractAsyncContextManager[SqlUnit]:
         return self._write(tenant)
 
+    async def query(self, tenant: TenantId, work: Callable[[Session], T]) -> T:
+        with _translated():
+            return await self._queries.run(tenant, work)
+
+    def version(self) -> int | None:
+        return self._commits  # an embedded data folder has one owner process
+
     def across_tenants(
         self, path: CrossTenantPath, *, write: bool = False
     ) -> contextlib.AbstractAsyncContextManager[SqlUnit]:
@@ -90,9 +111,12 @@ class SqliteDatabase:
     @contextlib.asynccontextmanager
     async def _write(self, tenant: TenantId | None) -> AsyncIterator[SqlUnit]:
         async with self._turn_to_write():
-            with _translated():
-                async with open_unit(self._writer, tenant) as unit:
-                    yield unit
+            try:
+                with _translated():
+                    async with open_unit(self._writer, tenant) as unit:
+                        yield unit
+            finally:
+                self._commits += 1  # also when it is not known whether the commit succeeded
         # The turn is given up first: hints may write themselves.
         await unit.committed()
 
@@ -153,6 +177,7 @@ class SqliteDatabase:
     async def close(self) -> None:
         # The writer last: SQLite then folds the WAL into the file as its last connection goes.
         await self._readers.dispose()
+        await asyncio.to_thread(self._queries.close)
         await self._writer.dispose()
 
 

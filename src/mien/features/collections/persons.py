@@ -221,7 +221,8 @@ class Persons:
         """
         self._check(request)
         collection = await self._search.open(tenant, name)
-        probes, left_out, size = await self._search.probes(tenant, collection, photo, request)
+        analysis = await self._search.analyze(tenant, photo, request)
+        probes, left_out, size = self._search.probes(collection, analysis, request)
         note = None if probes else (NO_GOOD_FACE if left_out else NO_FACE)
         found = await self._found(tenant, collection, probes, request, sort)
         return FoundPersons(

@@ -9,8 +9,9 @@ from typing import Any, cast
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import CursorResult, and_, delete, func, insert, select, update
+from sqlalchemy import CursorResult, Select, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from mien.backends.vectors.base import Change
 from mien.features.collections.checks import policy_json
@@ -58,6 +59,22 @@ def _collection(row: Any) -> Collection:
     )
 
 
+def collection_named(session: Session, tenant: TenantId, name: str) -> Collection:
+    """The same as `CollectionRepository.get`, on a plain session."""
+    row = session.execute(_named(tenant, name)).first()
+    if row is None:
+        raise _unknown(name)
+    return _collection(row)
+
+
+def _named(tenant: TenantId, name: str) -> Select[Any]:
+    return select(*_COLUMNS).where(C.tenant_id == tenant, C.name == name)
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"There is no collection {name!r}.", collection=name)
+
+
 class CollectionRepository:
     """Collections, changes and threshold moves of one tenant."""
 
@@ -93,16 +110,14 @@ class CollectionRepository:
         )
 
     async def find(self, name: str) -> Collection | None:
-        row = (
-            await self._session.execute(select(*_COLUMNS).where(C.tenant_id == self._tenant, C.name == name))
-        ).first()
+        row = (await self._session.execute(_named(self._tenant, name))).first()
         return None if row is None else _collection(row)
 
     async def get(self, name: str) -> Collection:
         """The collection of this name; NotFound if there is none."""
         found = await self.find(name)
         if found is None:
-            raise NotFound(f"There is no collection {name!r}.", collection=name)
+            raise _unknown(name)
         return found
 
     async def by_id(self, collection: UUID) -> Collection | None:

@@ -7,13 +7,10 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, String, and_, delete, insert, literal, select, update
+from sqlalchemy import ColumnElement, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
-from mien.features.collections.records import Face, Facts, Filters, NewFace
+from mien.features.collections.records import Face, Facts, NewFace
 from mien.features.collections.tables import FaceRow
 from mien.kit.tenant import TenantId
 from mien.vision.values import Box
@@ -171,33 +168,6 @@ class FaceRepository:
         rows = await self._session.execute(query.order_by(F.label).limit(limit))
         return [_face(row) for row in rows]
 
-    async def for_matches(
-        self, collection: UUID, labels: Sequence[int]
-    ) -> dict[int, tuple[UUID, UUID | None, str | None, Facts]]:
-        """Of live faces, what a match shows: label -> (id, person, external id, metadata)."""
-        found: dict[int, tuple[UUID, UUID | None, str | None, Facts]] = {}
-        for start in range(0, len(labels), _IN):
-            rows = await self._session.execute(
-                select(F.label, F.id, F.person_id, F.external_image_id, F.facts).where(
-                    *self._of(collection), F.label.in_(labels[start : start + _IN])
-                )
-            )
-            for label, id_, person, external, facts in rows:
-                found[label] = (id_, person, external, facts)
-        return found
-
-    async def labels(self, collection: UUID, filters: Filters, limit: int) -> NDArray[np.int64]:
-        """Labels of the faces that pass the filters, ascending, at most `limit`."""
-        query = select(F.label).where(*self._of(collection))
-        if filters.external_image_ids:
-            query = query.where(F.external_image_id.in_(filters.external_image_ids))
-        if filters.person_ids:
-            query = query.where(F.person_id.in_(filters.person_ids))
-        for key, value in filters.facts.items():
-            query = query.where(_member(key, value))
-        rows = await self._session.execute(query.order_by(F.label).limit(limit))
-        return np.fromiter((row[0] for row in rows), dtype=np.int64)
-
     async def labels_of(self, collection: UUID, ids: Sequence[UUID]) -> dict[UUID, tuple[int, UUID | None]]:
         """id -> (label, person) of those faces that are there."""
         rows = await self._session.execute(
@@ -246,37 +216,3 @@ class FaceRepository:
             if len(found) >= limit:
                 break
         return found
-
-
-class _KindOf(FunctionElement[str]):
-    """The JSON type of a member, in the dialect's own words. Arguments: the column and the key."""
-
-    type = String()
-    inherit_cache = True
-
-
-@compiles(_KindOf, "sqlite")
-def _kind_in_sqlite(element: _KindOf, compiler: SQLCompiler, **options: Any) -> str:
-    column, key = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"json_type({column}, '$.\"' || {key} || '\"')"
-
-
-@compiles(_KindOf, "postgresql")
-def _kind_in_postgresql(element: _KindOf, compiler: SQLCompiler, **options: Any) -> str:
-    column, key = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"json_typeof({column} -> {key})"
-
-
-def _member(key: str, value: str | float | bool) -> ColumnElement[bool]:
-    """The member `key` of the metadata equals `value`, by JSON type: 7, "7" and true all differ."""
-    member: Any = F.facts[key]
-    kinds: tuple[str, ...]
-    same: ColumnElement[bool]
-    match value:
-        case bool():
-            kinds, same = ("true", "false", "boolean"), member.as_boolean() == value
-        case str():
-            kinds, same = ("text", "string"), member.as_string() == value
-        case _:
-            kinds, same = ("integer", "real", "number"), member.as_float() == float(value)
-    return and_(_KindOf(F.facts, literal(key, String())).in_(kinds), same)

@@ -22,7 +22,6 @@ from mien.features.collections.photos import analyze_request
 from mien.features.collections.projection import Projection
 from mien.features.collections.records import (
     Collection,
-    Facts,
     Filters,
     Found,
     Match,
@@ -31,11 +30,12 @@ from mien.features.collections.records import (
     SearchRequest,
     Unindexed,
 )
-from mien.features.collections.repository import CollectionRepository
 from mien.features.collections.repository_faces import FaceRepository
+from mien.features.collections.repository_search import MatchRow, match_rows, open_collection
 from mien.features.collections.thresholds import Thresholds
 from mien.kit.errors import BadInput
 from mien.kit.tenant import TenantId
+from mien.vision.values import Analysis
 
 NO_FACE = "No face was found in the photo, so that nothing was searched for."
 NO_GOOD_FACE = "No face in the photo is good enough to search with; see `unsearched` for the reasons."
@@ -43,11 +43,10 @@ EMPTY = "The collection holds no faces yet."
 _SLACK = 8
 """Hits asked for beyond `max_matches`, so that a few rows deleted meanwhile cost no second round."""
 _ROUNDS = 4
+_KNOWN = 1024
 _MOST_HITS = 5_000
 _QUERIES = 100
 """Bounds of one call of an index."""
-
-Rows = dict[int, tuple[UUID, UUID | None, str | None, Facts]]
 
 
 class Search:
@@ -68,12 +67,14 @@ class Search:
         self._projection = projection
         self._thresholds = thresholds
         self._limits = limits
+        self._known: dict[tuple[TenantId, str], tuple[int, Collection]] = {}
 
     async def by_photo(self, tenant: TenantId, name: str, photo: bytes, request: SearchRequest) -> Found:
         """Search with every face of a photo; a photo without one gives no results and a note."""
         filters = self._check(request)
         collection, allow = await self._open(tenant, name, filters)
-        probes, unsearched, size = await self.probes(tenant, collection, photo, request)
+        analysis = await self.analyze(tenant, photo, request)
+        probes, unsearched, size = self.probes(collection, analysis, request)
         note = None
         if not probes:
             note = NO_GOOD_FACE if unsearched else NO_FACE
@@ -101,11 +102,8 @@ class Search:
         """The collection, as it stands at the start of a search."""
         return (await self._open(tenant, name, Filters()))[0]
 
-    async def probes(
-        self, tenant: TenantId, collection: Collection, photo: bytes, request: SearchRequest
-    ) -> tuple[list[Probe], tuple[Unindexed, ...], tuple[int, int]]:
-        """(probes, faces left out, (width, height)) of a photo."""
-        checks.same_space(collection.space, self._pipelines.space, collection.name)
+    async def analyze(self, tenant: TenantId, photo: bytes, request: SearchRequest) -> Analysis:
+        """A photo analysed as a search wants it."""
         wanted = analyze_request(
             frozenset({"quality"}),
             embed=True,
@@ -113,7 +111,14 @@ class Search:
             max_faces=request.max_faces,
             min_confidence=request.min_confidence,
         )
-        analysis = await self._pipelines.analyze(tenant, photo, wanted)
+        return await self._pipelines.analyze(tenant, photo, wanted)
+
+    def probes(
+        self, collection: Collection, analysis: Analysis, request: SearchRequest
+    ) -> tuple[list[Probe], tuple[Unindexed, ...], tuple[int, int]]:
+        """(probes, faces left out, (width, height)) of a photo; SpaceMismatch if the models in use make
+        other embeddings than the collection holds."""
+        checks.same_space(collection.space, self._pipelines.space, collection.name)
         probes, left_out = [], []
         for face in analysis.faces:
             reasons = checks.quality_reasons(face, request.min_quality)
@@ -191,23 +196,31 @@ class Search:
 
     # --- inside ------------------------------------------------------------------------------------
 
-    async def _rows(self, tenant: TenantId, collection: UUID, hits: list[list[Hit]]) -> Rows:
+    async def _rows(self, tenant: TenantId, collection: UUID, hits: list[list[Hit]]) -> dict[int, MatchRow]:
         labels = list({hit.label for hit in itertools.chain.from_iterable(hits)})
         if not labels:
             return {}
-        async with self._database.read(tenant) as unit:
-            return await FaceRepository(unit.session, tenant).for_matches(collection, labels)
+        return await self._database.query(
+            tenant, lambda session: match_rows(session, tenant, collection, labels)
+        )
 
     async def _open(
         self, tenant: TenantId, name: str, filters: Filters
     ) -> tuple[Collection, NDArray[np.int64] | None]:
-        async with self._database.read(tenant) as unit:
-            collection = await CollectionRepository(unit.session, tenant).get(name)
-            if filters.empty:
-                return collection, None
-            most = self._limits.filter_labels
-            labels = await FaceRepository(unit.session, tenant).labels(collection.id, filters, most + 1)
-        if labels.size > most:
+        # Where this process is the only writer, what was read stays true until the next commit.
+        version = self._database.version()
+        known = self._known.get((tenant, name))
+        if filters.empty and known is not None and known[0] == version:
+            return known[1], None
+        most = self._limits.filter_labels
+        collection, labels = await self._database.query(
+            tenant, lambda session: open_collection(session, tenant, name, filters, most + 1)
+        )
+        if version is not None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[(tenant, name)] = (version, collection)
+        if labels is not None and labels.size > most:
             raise BadInput(f"The filter leaves more than {most} faces; narrow it, or search without it.")
         return collection, labels
 

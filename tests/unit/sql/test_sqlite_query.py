@@ -1,0 +1,85 @@
+"""`Database.query` and `Database.version`: short reads in one go, under the same guard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.orm import Session
+
+from mien.backends.sql.guard import UnguardedStatement
+from mien.backends.sql.sqlite import SqliteDatabase
+from mien.features.jobs.tables import JobRow
+from mien.features.tenants.service import TenantsService
+from mien.features.tenants.tables import AccountRow
+from mien.kit.errors import TimedOut, Unavailable
+from mien.kit.ids import new_id
+from mien.kit.tenant import TenantId
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
+    made = SqliteDatabase(tmp_path / "mien.db", run_s=0.2)
+    await made.migrate()
+    yield made
+    await made.close()
+
+
+def accounts(session: Session) -> int:
+    return session.execute(select(func.count(AccountRow.id))).scalar_one()
+
+
+async def test_only_the_tenants_rows_are_seen(database: SqliteDatabase) -> None:
+    tenant, _ = await TenantsService(database).bootstrap()
+    assert await database.query(tenant, accounts) == 1
+    assert await database.query(TenantId(new_id()), accounts) == 0
+
+
+async def test_what_the_guard_refuses_is_refused_here_too(database: SqliteDatabase) -> None:
+    tenant, _ = await TenantsService(database).bootstrap()
+    with pytest.raises(UnguardedStatement):
+        await database.query(tenant, lambda session: session.execute(text("SELECT 1")))
+    with pytest.raises(UnguardedStatement):
+        await database.query(tenant, lambda session: session.execute(select(AccountRow.__table__)))
+
+
+async def test_it_only_reads(database: SqliteDatabase) -> None:
+    tenant, _ = await TenantsService(database).bootstrap()
+    row = {"tenant_id": tenant, "id": new_id(), "kind": "x", "state": "queued", "payload": {}}
+    with pytest.raises(Unavailable):
+        await database.query(tenant, lambda session: session.execute(insert(JobRow).values(row)))
+
+
+async def test_it_ends_in_time(database: SqliteDatabase) -> None:
+    tenant, _ = await TenantsService(database).bootstrap()
+
+    def endless(session: Session) -> None:
+        numbers = select(JobRow.done.label("n")).cte("numbers", recursive=True)
+        numbers = numbers.union_all(select(numbers.c.n + 1))
+        session.execute(select(func.max(numbers.c.n))).scalar_one()
+
+    async with database.write(tenant) as unit:
+        await unit.session.execute(
+            insert(JobRow).values(
+                tenant_id=tenant, id=new_id(), kind="x", state="queued", payload={}, note="", done=0,
+                attempts=0, max_attempts=1, cancel_requested=False, not_before=func.now(),
+                created_at=func.now(),
+            )
+        )  # fmt: skip
+    with pytest.raises(TimedOut):
+        await database.query(tenant, endless)
+    assert await database.query(tenant, accounts) == 1  # the connection is good for more
+
+
+async def test_the_version_moves_with_every_commit(database: SqliteDatabase) -> None:
+    tenant, _ = await TenantsService(database).bootstrap()
+    before = database.version()
+    async with database.read(tenant):
+        pass
+    await database.query(tenant, accounts)
+    assert database.version() == before
+    async with database.write(tenant):
+        pass
+    assert database.version() != before
