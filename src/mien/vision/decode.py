@@ -17,7 +17,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from mien.kit.errors import BadInput, BadPhoto, SetupError, TooLarge, UnsupportedFormat
-from mien.vision.formats import PhotoFormat, describe_foreign, hidden_file, jpeg_header, sniff
+from mien.vision.formats import PhotoFormat, describe_foreign, hidden_file, jpeg_end, jpeg_header, sniff
 from mien.vision.values import Image
 
 READS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
@@ -97,7 +97,11 @@ class Photo:
         except ValueError as error:
             if not _harmless(str(error)):
                 raise _damaged_jpeg(str(error)) from None
-            pixels = simplejpeg.decode_jpeg(self._data, "RGB", strict=False, **bounds)
+            # The fast decoder gives up on some of these files; Pillow reads them. It too would take
+            # one that has no end, when the first warning hid that.
+            if jpeg_end(self._data) is None:
+                raise _damaged_jpeg("premature end") from None
+            pixels = _by_pillow(self._data, "JPEG")
         return pixels
 
 
@@ -137,15 +141,14 @@ def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
 
 
 def _open_jpeg(data: bytes, limits: DecodeLimits) -> Photo:
-    try:
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except (ValueError, KeyError) as error:  # KeyError: a colour space of no name
-        reason = "no size and colours in it" if isinstance(error, KeyError) else _reason(error)
-        raise BadPhoto(f"The JPEG's header is damaged or cut short ({reason}).") from None
-    _check_size(width, height, limits)
     orientation, scans = jpeg_header(data)
     if scans and data.count(b"\xff\xda") > _MAX_SCANS:
         raise BadPhoto(f"The JPEG has more than {_MAX_SCANS} scans, which no camera or editor makes.")
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (ValueError, KeyError):  # what the fast decoder can't open, Pillow may, or says why not
+        return _open_other(data, "JPEG", limits)
+    _check_size(width, height, limits)
     # Only Pillow undoes the inversion of Adobe's four-colour JPEGs.
     fast = colour not in ("CMYK", "YCCK")
     return Photo(data, "JPEG", (width, height), orientation, fast)
@@ -256,7 +259,8 @@ def oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _harmless(warning: str) -> bool:
     """Warnings of libjpeg about photos that are whole: real cameras write such files."""
     text = warning.lower()
-    return "extraneous bytes" in text or "unknown adobe" in text or "jfif" in text
+    known = ("extraneous bytes", "unknown adobe", "jfif revision", "invalid sos parameters")
+    return any(words in text for words in known)
 
 
 def _damaged_jpeg(warning: str) -> BadPhoto:

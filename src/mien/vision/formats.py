@@ -114,8 +114,12 @@ def jpeg_end(data: bytes) -> int | None:
     """
     at = 2
     while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            return None
+        if data[at] != 0xFF:  # stray bytes between segments, which decoders skip too
+            found = _MARKER_IN_SCAN.search(data, at)
+            if found is None:
+                return None
+            at = found.start()
+            continue
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
@@ -138,12 +142,17 @@ def jpeg_header(data: bytes) -> tuple[int, bool]:
     """The EXIF orientation 1..8 of a JPEG (1 if it says none, or nonsense), and whether it comes in
     several scans (progressive, or one colour after the other)."""
     at, orientation, components, progressive = 2, 1, 0, False
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            at = data.find(b"\xff", at)
+            if at < 0:
+                break
+            continue
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
             continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             at += 2
             continue
         if marker == 0xDA:

@@ -11,11 +11,11 @@ import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
-from tests.photos import photo
-from tests.stored_models import model_path
 
 from mien.vision.runtimes.base import RuntimeChoice, Session
 from mien.vision.runtimes.choose import open_session
+from tests.photos import photo
+from tests.stored_models import model_path
 
 CPU = RuntimeChoice(name="onnxruntime", device="cpu")
 

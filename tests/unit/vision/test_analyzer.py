@@ -10,9 +10,6 @@ import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
-from tests.photos import photo
-from tests.stored_models import model_path, store
-from tests.unit.vision.conftest import CPU
 
 from mien.kit.errors import BadPhoto, ModelError, SetupError, TooLarge, UnsupportedFormat
 from mien.vision.analyzer import Analyzer
@@ -24,6 +21,9 @@ from mien.vision.runtimes.base import RuntimeChoice
 from mien.vision.runtimes.openvino import computes_in_bf16
 from mien.vision.suite import Once, detector, open_analyzer
 from mien.vision.values import DETECT_ONLY, Analysis, AnalyzeRequest, Embedding
+from tests.photos import photo
+from tests.stored_models import model_path, store
+from tests.unit.vision.conftest import CPU
 
 Encode = Callable[..., bytes]
 GetPixels = Callable[[str], NDArray[np.uint8]]

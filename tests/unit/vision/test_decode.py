@@ -12,12 +12,12 @@ import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
-from tests.paths_to_data import shared_dir
-from tests.photos import photo
 
 from mien.kit.errors import BadPhoto, TooLarge, UnsupportedFormat
 from mien.vision.decode import DecodeLimits, open_photo
 from mien.vision.formats import jpeg_end, sniff
+from tests.paths_to_data import shared_dir
+from tests.photos import photo
 
 Pixels = NDArray[np.uint8]
 GetPixels = Callable[[str], Pixels]
@@ -302,6 +302,11 @@ def test_a_jpeg_with_a_harmless_warning_is_read(pixels: GetPixels, encoded: Enco
     end = whole.rindex(b"\xff\xd9")
     odd = whole[:end] + b"\x00\x00\x12" + whole[end:]  # extraneous bytes before the end marker
     assert np.array_equal(decoded(odd), decoded(whole))
+    scan = whole.index(b"\xff\xda")
+    early = whole[:scan] + b"\x00\x00\x12" + whole[scan:]  # and before the pixel data
+    assert np.array_equal(decoded(early), decoded(whole))
+    with pytest.raises(BadPhoto, match="cut short"):  # leniency does not hide that the rest is missing
+        decoded(early[: len(early) // 2])
 
 
 def test_damaged_pixel_data_is_refused(pixels: GetPixels, encoded: Encode) -> None:

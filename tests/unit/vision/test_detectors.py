@@ -6,9 +6,6 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.paths_to_data import shared_dir
-from tests.stored_models import model_path
-from tests.unit.vision.conftest import CPU
 
 from mien.kit.errors import ModelError
 from mien.vision.detect import FaceFinder
@@ -22,6 +19,9 @@ from mien.vision.runtimes.base import Session
 from mien.vision.runtimes.choose import open_session
 from mien.vision.scale import window
 from mien.vision.values import Box, Face, Image
+from tests.paths_to_data import shared_dir
+from tests.stored_models import model_path
+from tests.unit.vision.conftest import CPU
 
 GetPixels = Callable[[str], NDArray[np.uint8]]
 Opened = Callable[..., Session]

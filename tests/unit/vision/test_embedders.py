@@ -8,9 +8,6 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.paths_to_data import shared_dir
-from tests.stored_models import model_path
-from tests.unit.vision.conftest import CPU
 
 from mien.kit.errors import ModelError, SetupError
 from mien.vision.align import chip
@@ -26,6 +23,9 @@ from mien.vision.runtimes.choose import open_session
 from mien.vision.runtimes.openvino import installed
 from mien.vision.suite import embedder
 from mien.vision.values import Face, Image
+from tests.paths_to_data import shared_dir
+from tests.stored_models import model_path
+from tests.unit.vision.conftest import CPU
 
 GetPixels = Callable[[str], NDArray[np.uint8]]
 Opened = Callable[..., Session]
