@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import PIL.Image
 import pytest
 from tests.unit.collections.conftest import World, jpeg
 
+from mien.backends.pipelines.base import Pipelines, PipelineStats
 from mien.features.collections.records import IndexRequest, SearchRequest
 from mien.kit.errors import BadInput, BadPhoto, NotFound, SpaceMismatch
+from mien.kit.tenant import TenantId
 from mien.vision.calibration import MatchPolicy
-from mien.vision.values import Space
+from mien.vision.values import Analysis, AnalyzeRequest, Space
 
 
 @pytest.fixture
@@ -184,3 +187,53 @@ async def test_embeddings_survive_storage(gallery: World, astronaut: bytes) -> N
     match = found.results[0].matches[0]
     assert match.face_id == done.faces[0].id
     assert match.score == pytest.approx(1.0, abs=2e-3)  # fp16 in the index
+
+
+class Meanwhile:
+    """Pipelines that let something happen while a photo is analysed."""
+
+    def __init__(self, inner: Pipelines, happens: Callable[[], Awaitable[None]]) -> None:
+        self._inner = inner
+        self._happens = happens
+
+    @property
+    def space(self) -> Space:
+        return self._inner.space
+
+    async def analyze(self, tenant: TenantId, data: bytes, request: AnalyzeRequest) -> Analysis:
+        analysis = await self._inner.analyze(tenant, data, request)
+        await self._happens()
+        return analysis
+
+    def stats(self) -> PipelineStats:
+        return self._inner.stats()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+async def test_a_collection_deleted_while_a_photo_is_analysed(gallery: World, six: bytes) -> None:
+    service, tenant = gallery.service, gallery.tenant
+
+    async def delete() -> None:
+        await service.catalog.delete(tenant, "a")
+
+    service.faces._pipelines = Meanwhile(gallery.pipelines, delete)
+    with pytest.raises(NotFound, match="deleted meanwhile"):
+        await service.faces.index(tenant, "a", six, IndexRequest())
+    await service.catalog.create(tenant, "a")
+    assert (await service.faces.page(tenant, "a")).items == ()
+
+
+async def test_a_person_deleted_while_a_photo_is_analysed(gallery: World, six: bytes) -> None:
+    service, tenant = gallery.service, gallery.tenant
+    person = await service.persons.create(tenant, "a")
+
+    async def delete() -> None:
+        await service.persons.delete(tenant, "a", person.id)
+
+    service.faces._pipelines = Meanwhile(gallery.pipelines, delete)
+    with pytest.raises(NotFound, match="no person"):
+        await service.faces.index(tenant, "a", six, IndexRequest(person_id=person.id))
+    collection = await service.catalog.get(tenant, "a")
+    assert (collection.change_head, collection.face_count) == (0, 0)  # all of the photo, or nothing

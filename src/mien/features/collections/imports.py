@@ -170,7 +170,7 @@ class Imports:
             entries = await asyncio.to_thread(lambda: list(archives.folder_entries(folder, self._limits)))
             return await self._index_all(context, entries, None)
         async with self._opened(tenant, payload["archive"]) as archive:
-            entries = list(archives.entries(archive, self._limits))
+            entries = await asyncio.to_thread(lambda: list(archives.entries(archive, self._limits)))
             result = await self._index_all(context, entries, archive)
         if not context.cancelled:  # a cancelled import can be tried again, and goes on where it was
             await self._blobs.delete(tenant, payload["archive"])

@@ -119,7 +119,7 @@ def analyze_request(
         raise BadInput("max_faces must be at least 1.", field="max_faces")
     return AnalyzeRequest(
         embed=embed,
-        quality="quality" in attributes,
+        quality=bool(attributes & {"quality", "pose"}),  # the pose is a part of the quality
         pose="pose" in attributes,
         liveness="liveness" in attributes,
         eyes="eyes" in attributes,

@@ -92,7 +92,7 @@ class QualityOptions(PhotoOptions):
     """Options with a floor for quality."""
 
     quality_filter: Level | None = Field(
-        None, description="A word for `min_quality`: none 0, low 0.2, medium 0.4, high 0.6."
+        None, description="A word for `min_quality`: none 0, low 0.3, medium 0.5, high 0.8."
     )
     min_quality: float | None = Field(None, ge=0, le=1, description="Overall quality that a face needs.")
 
