@@ -154,8 +154,7 @@ def test_both_runtimes_give_one_space_from_bytes_on(pack: str) -> None:
 
 
 def test_attributes_come_with_their_models() -> None:
-    for name in ("faceplugin-pose", "faceplugin-eyes", "faceplugin-liveness", "fer-xception",
-                 "human-emotion", "faceplugin-expression", "nanodet"):  # fmt: skip
+    for name in ("faceplugin-pose", "faceplugin-eyes", "faceplugin-liveness", "fer-xception", "nanodet"):
         model_path(name)
     request = AnalyzeRequest(pose=True, eyes=True, liveness=True, emotion=True, objects=True)
     analysis = analyzer().analyze(photo("astronaut").read_bytes(), request)

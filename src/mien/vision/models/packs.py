@@ -92,7 +92,7 @@ _ROWS: tuple[Pack, ...] = (
     ),
     AttributePack("liveness", "is it a live face, from one frame", ("faceplugin-liveness",)),
     AttributePack("pose", "head pose, eyes open or closed", ("faceplugin-pose", "faceplugin-eyes")),
-    AttributePack("emotion", "seven emotions", ("fer-xception", "human-emotion", "faceplugin-expression")),
+    AttributePack("emotion", "seven emotions", ("fer-xception",)),
     AttributePack("objects", "80 kinds of objects, phones among them", ("nanodet",)),
 )
 
