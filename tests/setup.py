@@ -9,14 +9,13 @@ import sys
 from mien.runtime.settings import get_settings
 from tests import photos, tfjs_reference
 
-PACKS = ("sface", "faceplugin-512", "liveness", "pose", "emotion", "objects")
-MODELS = ("human-emotion", "faceplugin-expression")
+PACKS = ("sface", "faceplugin-512", "liveness", "pose", "emotion-fused", "objects")
 
 
 def main() -> int:
     photos.fetch()
     tfjs_reference.setup(get_settings().models_dir)
-    return subprocess.run([sys.executable, "-m", "mien", "models", "pull", *PACKS, *MODELS], timeout=1800).returncode
+    return subprocess.run([sys.executable, "-m", "mien", "models", "pull", *PACKS], timeout=1800).returncode
 
 
 if __name__ == "__main__":

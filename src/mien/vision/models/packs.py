@@ -93,6 +93,11 @@ _ROWS: tuple[Pack, ...] = (
     AttributePack("liveness", "is it a live face, from one frame", ("faceplugin-liveness",)),
     AttributePack("pose", "head pose, eyes open or closed", ("faceplugin-pose", "faceplugin-eyes")),
     AttributePack("emotion", "seven emotions", ("fer-xception",)),
+    AttributePack(
+        "emotion-fused",
+        "two more networks of emotion, to be averaged with the first (docs/attributes.md)",
+        ("fer-xception", "human-emotion", "faceplugin-expression"),
+    ),
     AttributePack("objects", "80 kinds of objects, phones among them", ("nanodet",)),
 )
 
