@@ -42,7 +42,7 @@ class Counting(LocalVectorIndex):
         await super().replace(tenant, collection, changes, applied)
 
 
-LIMITS = CollectionLimits(change_batch=10, rebuild_over=50, changes_kept=20, catch_up_s=5.0)
+LIMITS = CollectionLimits(change_batch=10, rebuild_page=30, rebuild_over=50, changes_kept=20, catch_up_s=5.0)
 
 
 async def found(world: World, vector: np.ndarray[tuple[int], np.dtype[np.float32]]) -> str | None:

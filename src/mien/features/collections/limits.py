@@ -58,6 +58,8 @@ class CollectionLimits:
     catch_up_s: float = 10.0
     """How long a search waits for the index to have every change made before it."""
     change_batch: int = 2000
+    rebuild_page: int = 10_000
+    """Faces read in one transaction of a rebuild."""
     rebuild_over: int = 10_000
     """An empty index with more changes than this is built anew in one go."""
     changes_kept: int = 100_000

@@ -10,13 +10,15 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from mien.backends.sql.base import Database
-from mien.backends.vectors.base import CollectionRef, VectorIndex
+from mien.backends.vectors.base import Change, CollectionRef, VectorIndex
 from mien.features.collections.limits import CollectionLimits
 from mien.features.collections.records import Collection
 from mien.features.collections.repository import CollectionRepository, collections_with_changes
+from mien.features.collections.repository_search import vectors_after
 from mien.kit.errors import MienError, Unavailable
 from mien.kit.tenant import TenantId
 
@@ -178,11 +180,26 @@ class Projection:
             await self._prune(tenant, current)
 
     async def _rebuild(self, tenant: TenantId, current: Collection) -> int:
-        async with self._database.read(tenant) as unit:
-            adds = await CollectionRepository(unit.session, tenant).all_vectors(
-                current.id, current.change_head
+        # Page by page, so that no transaction is long. A face deleted after the head was read may be
+        # missing here; its tombstone then does nothing.
+        adds: list[Change] = []
+        head, limit = current.change_head, self._limits.rebuild_page
+        while True:
+            after = adds[-1].label if adds else 0
+            page = await self._database.query(
+                tenant,
+                partial(
+                    vectors_after,
+                    tenant=tenant,
+                    collection=current.id,
+                    label=after,
+                    head=head,
+                    limit=limit,
+                ),
             )
-        # A face deleted after the head was read is missing here, and its tombstone does nothing.
+            adds += page
+            if len(page) < limit:
+                break
         await self._vectors.replace(tenant, current.ref, adds, current.change_head)
         return len(adds)
 

@@ -226,20 +226,6 @@ class CollectionRepository:
             for number, label, added, raw in rows
         ]
 
-    async def all_vectors(self, collection: UUID, head: int) -> list[Change]:
-        """An add for each live face up to change `head`, in order of label."""
-        result = await self._session.stream(
-            select(FaceRow.label, FaceRow.embedding)
-            .where(
-                FaceRow.tenant_id == self._tenant,
-                FaceRow.collection_id == collection,
-                FaceRow.label <= head,
-            )
-            .order_by(FaceRow.label)
-            .execution_options(yield_per=5000)
-        )
-        return [Change(label, label, np.frombuffer(raw, dtype="<f4")) async for label, raw in result]
-
     async def prune(self, collection: UUID, up_to: int) -> None:
         """Forget changes up to `up_to`; an index further behind is built anew."""
         await self._session.execute(

@@ -1,4 +1,4 @@
-"""The reads of a search: short, on a plain session (`Database.query`), two or three statements in all."""
+"""Short reads on a plain session (`Database.query`): two or three for a search, pages for a rebuild."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from mien.backends.vectors.base import Change
 from mien.features.collections.records import Collection, Facts, Filters
 from mien.features.collections.repository import collection_named
 from mien.features.collections.tables import FaceRow
@@ -65,6 +66,19 @@ def match_rows(
         for label, id_, person, external, facts in rows:
             found[label] = (id_, person, external, facts)
     return found
+
+
+def vectors_after(
+    session: Session, tenant: TenantId, collection: UUID, label: int, head: int, limit: int
+) -> list[Change]:
+    """An add for each of the next live faces up to change `head`, in order of label."""
+    rows = session.execute(
+        select(F.label, F.embedding)
+        .where(F.tenant_id == tenant, F.collection_id == collection, F.label > label, F.label <= head)
+        .order_by(F.label)
+        .limit(limit)
+    )
+    return [Change(found, found, np.frombuffer(raw, dtype="<f4")) for found, raw in rows]
 
 
 class _KindOf(FunctionElement[str]):
