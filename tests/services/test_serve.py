@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import httpx
 
+from mien.kit.errors import ModelError, Unavailable
+from mien.runtime.fetch import told
 from mien.runtime.owner import find_owner
+from mien.runtime.settings import get_settings
 from tests.photos import photo
 from tests.services.serving import Serving
 
@@ -156,3 +160,30 @@ def test_metrics_tell_about_requests_pipelines_and_jobs(serving: Serving) -> Non
         'mien_jobs{state="queued"}',
     ):
         assert name in page, name
+
+
+def test_an_attribute_whose_models_are_missing_is_said(tmp_path: Path) -> None:
+    store = Path(os.environ.get("MIEN_MODELS_DIR", get_settings().models_dir))
+    for name in ("yunet", "sface"):
+        shutil.copytree(store / name, tmp_path / "models" / name)
+    data = {"file": photo("astronaut").read_bytes()}
+    models = str(tmp_path / "models")
+    with Serving(tmp_path / "data", MIEN_MODELS_DIR=models) as serving, serving.local() as client:
+        assert len(client.post("/v1/detect", files=data).json()["faces"]) == 1
+        answer = client.post("/v1/detect", files=data, data={"attributes": "emotion"})
+        assert answer.status_code == 503
+        assert "mien models pull" in answer.json()["detail"]
+        # What comes later is used without a new start.
+        for model in ("fer-xception", "human-emotion", "faceplugin-expression"):
+            shutil.copytree(store / model, tmp_path / "models" / model)
+        answer = client.post("/v1/detect", files=data, data={"attributes": "emotion"})
+        assert answer.status_code == 200
+        assert answer.json()["faces"][0]["emotion"]["label"]
+
+
+def test_a_model_that_is_being_fetched_is_asked_for_again_later() -> None:
+    missing = ModelError("The model nanodet is missing.", model="nanodet")
+    told_now = told(missing, {"nanodet": "waiting"})
+    assert isinstance(told_now, Unavailable)
+    assert told_now.retry_after_s >= 1
+    assert told(missing, {}) is missing

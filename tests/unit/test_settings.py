@@ -94,7 +94,7 @@ def test_variables_that_are_no_settings_are_found(monkeypatch: pytest.MonkeyPatc
 def test_the_page_is_made_from_the_settings() -> None:
     page = (ROOT / "docs" / "settings.md").read_text("utf-8")
     assert page == settings_markdown(), "run `mien settings --markdown > docs/settings.md`"
-    assert "`MIEN_LIMITS__BODY_MB` | number | `32.0` |" in page
+    assert "`MIEN_LIMITS__BODY_MB` | number | `96.0` |" in page
 
 
 def test_the_chosen_pack_is_kept(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mien.backends.vectors.base import VectorIndex
 from mien.features.collections.limits import CollectionLimits, ImportLimits
 from mien.features.collections.service import CollectionsService
 from mien.features.jobs.idempotency import IdempotencyService
-from mien.features.jobs.service import JobsService
+from mien.features.jobs.service import JobLimits, JobsService
 from mien.features.tenants.service import TenantsService
 from mien.kit.errors import MienError
 from mien.kit.tenant import TenantId
@@ -88,7 +88,7 @@ async def build(settings: Settings, *, preload: bool = True) -> Services:
         pipelines: Pipelines = cached if cached is not None else threads
         stack.push_async_callback(pipelines.close)
 
-        jobs = JobsService(database, _queue(settings), bus)
+        jobs = JobsService(database, _queue(settings), bus, limits=JobLimits(sweep_s=settings.jobs.sweep_s))
         keep = timedelta(hours=settings.limits.idempotency_hours)
         idempotency = IdempotencyService(database, keep=keep)
         collections = CollectionsService(

@@ -111,7 +111,7 @@ class JobSettings(_Section):
 
     workers: int = Field(default=2, ge=1, le=64, description="Jobs that run at the same time.")
     sweep_s: float = Field(
-        default=30.0, gt=0, le=3600, description="How often forgotten jobs are looked for, in seconds."
+        default=5.0, gt=0, le=3600, description="How often forgotten jobs are looked for, in seconds."
     )
 
 
