@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mien.kit.errors import Unauthenticated
 from mien.kit.tenant import Principal, TenantId
+from mien.runtime.http.observed import route_of
+from mien.runtime.http.permissions import require
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key (`mien keys create`).")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key header")
@@ -75,4 +77,6 @@ class Authenticator:
         _header_seen: Annotated[object, Security(_header)] = None,
     ) -> Principal:
         """The dependency of endpoints; the two parameters only put the schemes into OpenAPI."""
-        return await self.principal(request.scope)
+        principal = await self.principal(request.scope)
+        require(principal, request.method, route_of(request.scope))
+        return principal

@@ -59,6 +59,8 @@ def wrap(shell: Shell, routers: Sequence[APIRouter]) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     problems.install(app)
+    for routes in routers:
+        app.include_router(routes)
     app.include_router(docs.router())
     app.include_router(
         operations.router(
@@ -69,8 +71,6 @@ def wrap(shell: Shell, routers: Sequence[APIRouter]) -> FastAPI:
             count=shell.count,
         )
     )
-    for routes in routers:
-        app.include_router(routes)
     app.add_middleware(_layers(shell))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
