@@ -18,16 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests import given_models
+from tests.given_models import SHARED
 from tests.paths_to_data import ROOT
 
 from benchmarks import http, index, pipeline, versus
 from benchmarks.report import chart, page
 from mien.runtime.settings import get_settings
-from mien.vision.models.catalog import INSIGHTFACE_LICENCE
-from mien.vision.models.spec import LocalFile
-from mien.vision.models.store import ModelStore
 
-SHARED = Path(os.environ.get("MIEN_SHARED", ROOT.parent / "shared"))
 QUICK_SIZES = ((10_000, 128), (100_000, 128))
 
 
@@ -43,27 +41,12 @@ def machine() -> dict[str, str]:
     }
 
 
-def store() -> ModelStore:
-    """The machine's store, with the non-commercial peer models where the operator has their files."""
-    found = ModelStore(
-        get_settings().models_dir, accept_licences=frozenset({INSIGHTFACE_LICENCE.id}), offline=True
-    )
-    weights = SHARED / "models-noncommercial"
-    if weights.is_dir():
-        given = {
-            "scrfd-500m": [LocalFile(weights / "scrfd_500m_bnkps.onnx")],
-            "arcface-w600k-mbf": [LocalFile(weights / "arcface_w600k_mbf_int8.onnx")],
-        }
-        found.pull(list(given), given=given)
-    return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no index of a million faces")
     parser.add_argument("--only", default="pipeline,versus,index,http", help="parts, by comma")
     given = parser.parse_args()
-    models = store()
+    models = given_models.pull(get_settings().models_dir)
     parts: dict[str, Callable[[], Any]] = {
         "pipeline": lambda: pipeline.run(models, 7 if given.quick else 25),
         "versus": lambda: versus.run(models, SHARED, 5 if given.quick else 15),

@@ -22,11 +22,15 @@ CLIENTS = 4
 
 @dataclass
 class Ledger:
-    """What clients know: what they sent, and what was acknowledged (external id -> face ids)."""
+    """What clients know: what they sent, and what was acknowledged (external id -> face ids).
+
+    `in_doubt` are faces whose delete got no answer: it may or may not have happened.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     sent: dict[str, str] = field(default_factory=dict)
     acknowledged: dict[str, list[str]] = field(default_factory=dict)
+    in_doubt: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(1_000_000)))
     enough: threading.Event = field(default_factory=threading.Event)
@@ -54,12 +58,13 @@ def _client(serving: Serving, ledger: Ledger, photos: dict[str, bytes], after: i
                     if len(ledger.acknowledged) >= after:
                         ledger.enough.set()
                 if dice.random() < 0.15:
-                    # Marked before it is sent: without an answer it may or may not have happened.
                     with ledger.lock:
-                        ledger.deleted.add(faces[0])
+                        ledger.in_doubt.add(faces[0])
                     answer = http.delete(f"/v1/collections/people/faces/{faces[0]}")
                     assert answer.status_code == 204, answer.text
                     with ledger.lock:
+                        ledger.in_doubt.remove(faces[0])
+                        ledger.deleted.add(faces[0])
                         ledger.acknowledged[name].remove(faces[0])
         except httpx.TransportError:
             ledger.enough.set()
@@ -95,9 +100,13 @@ def _check(serving: Serving, ledger: Ledger, photos: dict[str, bytes], faces_of:
         stored = _stored(http)
         everything = {face for faces in stored.values() for face in faces}
         assert sum(map(len, stored.values())) == len(everything), "a face is listed twice"
+        # What a delete without an answer did is settled at the first look, for good.
+        done = ledger.in_doubt - everything
+        ledger.in_doubt.clear()
         for name, faces in ledger.acknowledged.items():
+            faces[:] = [face for face in faces if face not in done]
             assert set(faces) <= set(stored.get(name, [])), f"{name}: an acknowledged face is lost"
-        gone = {face for faces in ledger.acknowledged.values() for face in faces}
+        assert not ledger.deleted & everything, "a face came back after its delete was acknowledged"
         for name, faces in stored.items():
             assert name in ledger.sent, f"{name} was never sent"
             # All faces of a photo or none, none twice; a delete without an answer may have happened.
@@ -106,9 +115,6 @@ def _check(serving: Serving, ledger: Ledger, photos: dict[str, bytes], faces_of:
             assert 0 <= missing <= 1, f"{name}: {len(faces)} of {whole} faces"
             if missing:
                 assert name in ledger.acknowledged
-            # A face whose delete was acknowledged is gone.
-            for face in set(faces) & ledger.deleted:
-                assert face not in gone or face in ledger.acknowledged[name]
         found = set()
         for kind, data in photos.items():
             found |= _findable(http, data, kind)
