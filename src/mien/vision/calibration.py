@@ -13,6 +13,7 @@ lowest measured FMR the line of the last decade is followed for one decade more,
 import hashlib
 import json
 import math
+import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ SIMILARITY_ANCHORS: tuple[tuple[float, float], ...] = (
 default, is one false match in 10,000 comparisons (FPIR 1 % among 100 faces); 99, its advice where a
 mistake is dear, is one in a million (FPIR 1 % among 10,000). From 99 on it is linear in the score, and
 a score of 1 is 100. As an ordering it says nothing that the score doesn't say."""
+
+_ANCHOR_POINTS = [(-log, similarity) for log, similarity in SIMILARITY_ANCHORS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ class Calibration:
     rows: tuple[tuple[float, float, float], ...]
     _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)
     _scores: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    _top: tuple[float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rows = tuple((float(f), float(s), float(t)) for f, s, t in self.rows)
@@ -141,6 +145,7 @@ class Calibration:
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "_logs", tuple(math.log10(f) for f, _, _ in rows))
         object.__setattr__(self, "_scores", tuple(s for _, s, _ in rows))
+        object.__setattr__(self, "_top", self._find_top())
 
     @classmethod
     def for_space(cls, space_key: str, folder: Path | None = None) -> "Calibration | None":
@@ -151,13 +156,13 @@ class Calibration:
         if not _safe(space_key):
             return None
         if folder is not None:
-            path = folder / f"{space_key}.json"
+            path = f"{folder}/{space_key}.json"  # this is asked for in every search
             try:
-                stat = path.stat()
+                stat = os.stat(path)
             except OSError:
                 pass
             else:
-                return _from_file(path, stat.st_mtime_ns, stat.st_size)
+                return _from_file(Path(path), stat.st_mtime_ns, stat.st_size)
         return _packaged(space_key)
 
     @classmethod
@@ -330,11 +335,10 @@ class Calibration:
         must, where `fmr` stops after one decade.
         """
         score = min(1.0, _finite(score))
-        top, top_similarity = self._similarity_top()
+        top, top_similarity = self._top
         if score >= top:
             return _linear(score, [(top, top_similarity), (1.0, 100.0)])
-        points = [(-log, s) for log, s in SIMILARITY_ANCHORS]
-        return _linear(-self._log_fmr(score, math.inf), points)
+        return _linear(-self._log_fmr(score, math.inf), _ANCHOR_POINTS)
 
     def score_of_similarity(self, similarity: float) -> float:
         """The lowest score with at least that `similarity` (0..100); BadInput outside of 0..100."""
@@ -342,21 +346,20 @@ class Calibration:
             raise BadInput("A similarity is a number from 0 to 100.", field="similarity")
         if similarity == 0.0:
             return -1.0
-        top, top_similarity = self._similarity_top()
+        top, top_similarity = self._top
         if similarity >= top_similarity:
             return _linear(similarity, [(top_similarity, top), (100.0, 1.0)])
         log = -_linear(similarity, [(s, -log) for log, s in SIMILARITY_ANCHORS])
         return max(-1.0, self._score_at(log, math.inf))
 
-    def _similarity_top(self) -> tuple[float, float]:
+    def _find_top(self) -> tuple[float, float]:
         """Where the anchors end and the straight line to (1, 100) begins."""
         log, similarity = SIMILARITY_ANCHORS[-1]
         score = self._score_at(log, math.inf)
         if score < 0.95:
             return score, similarity
         # A table whose line reaches 1e-6 only near or over score 1: leave the anchors at 0.95.
-        points = [(-log, s) for log, s in SIMILARITY_ANCHORS]
-        return 0.95, _linear(-self._log_fmr(0.95, math.inf), points)
+        return 0.95, _linear(-self._log_fmr(0.95, math.inf), _ANCHOR_POINTS)
 
 
 class Calibrations:

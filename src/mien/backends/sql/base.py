@@ -41,6 +41,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+KEPT = "mien_kept"
+"""Execution option of a SELECT that is built once, when its module is loaded, and used for every request:
+the guard looks at it once for each tenant. Its values come as parameters (`bindparam`)."""
+
+
 class Table(DeclarativeBase):
     """Base of every table of Mien."""
 

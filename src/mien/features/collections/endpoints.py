@@ -20,9 +20,10 @@ Authenticate = Callable[..., Awaitable[Principal]]
 def router(service: CollectionsService, *, authenticate: Authenticate) -> APIRouter:
     """All routes of the slice, under /v1."""
     routes = APIRouter(prefix="/v1")
+    # The busiest first: they are tried one after the other, several times for each request.
+    routes.include_router(face_routes(service, authenticate))
     routes.include_router(photo_routes(service, authenticate))
     routes.include_router(_collection_routes(service, authenticate))
-    routes.include_router(face_routes(service, authenticate))
     routes.include_router(person_routes(service, authenticate))
     return routes
 

@@ -25,6 +25,33 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
     routes = APIRouter(prefix="/collections/{name}")
 
     @routes.post(
+        "/search",
+        tags=["search"],
+        responses=shown(replies.SearchReply),
+        openapi_extra=photo_body(SearchOptions, _ONE, required=False),
+    )
+    async def search(name: str, request: Request, who: Principal = Depends(authenticate)) -> Response:
+        """Search with every face of a photo, with a stored face, or with an embedding."""
+        photos, fields = await read_photos(request, _ONE, service.limits)
+        options = options_of(SearchOptions, fields, form=is_form(request))
+        wanted = options.to_request()
+        photo = photos.get("file")
+        _one_of(image=photo, face_id=options.face_id, embedding=options.embedding)
+        if photo is not None:
+            found = await service.search.by_photo(who.tenant_id, name, photo, wanted)
+        elif options.face_id is not None:
+            found = await service.search.by_face(who.tenant_id, name, options.face_id, wanted)
+        else:
+            if options.space is None:
+                raise BadInput(
+                    "Name the embedding's space; `describe` shows the collection's.", field="space"
+                )
+            found = await service.search.by_embedding(
+                who.tenant_id, name, options.embedding or [], options.space, wanted
+            )
+        return wire.answer(wire.found(found))
+
+    @routes.post(
         "/faces",
         status_code=201,
         tags=["faces"],
@@ -74,33 +101,6 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
         """Delete one face for good."""
         await service.faces.delete_one(who.tenant_id, name, face_id)
         return Response(status_code=204)
-
-    @routes.post(
-        "/search",
-        tags=["search"],
-        responses=shown(replies.SearchReply),
-        openapi_extra=photo_body(SearchOptions, _ONE, required=False),
-    )
-    async def search(name: str, request: Request, who: Principal = Depends(authenticate)) -> Response:
-        """Search with every face of a photo, with a stored face, or with an embedding."""
-        photos, fields = await read_photos(request, _ONE, service.limits)
-        options = options_of(SearchOptions, fields, form=is_form(request))
-        wanted = options.to_request()
-        photo = photos.get("file")
-        _one_of(image=photo, face_id=options.face_id, embedding=options.embedding)
-        if photo is not None:
-            found = await service.search.by_photo(who.tenant_id, name, photo, wanted)
-        elif options.face_id is not None:
-            found = await service.search.by_face(who.tenant_id, name, options.face_id, wanted)
-        else:
-            if options.space is None:
-                raise BadInput(
-                    "Name the embedding's space; `describe` shows the collection's.", field="space"
-                )
-            found = await service.search.by_embedding(
-                who.tenant_id, name, options.embedding or [], options.space, wanted
-            )
-        return wire.answer(wire.found(found))
 
     @routes.post(
         "/imports",

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from mien.backends.sql.base import KEPT
 from mien.backends.vectors.base import Change
 from mien.features.collections.records import Collection, Facts, Filters
 from mien.features.collections.repository import collection_named
@@ -46,10 +47,14 @@ def open_collection(
 
 
 # Built once: putting a statement together takes longer than SQLite takes to answer it.
-_MATCHES = select(F.label, F.id, F.person_id, F.external_image_id, F.facts).where(
-    F.tenant_id == bindparam("tenant"),
-    F.collection_id == bindparam("collection"),
-    F.label.in_(bindparam("labels", expanding=True)),
+_MATCHES = (
+    select(F.label, F.id, F.person_id, F.external_image_id, F.facts)
+    .where(
+        F.tenant_id == bindparam("tenant"),
+        F.collection_id == bindparam("collection"),
+        F.label.in_(bindparam("labels", expanding=True)),
+    )
+    .execution_options(**{KEPT: True})
 )
 
 

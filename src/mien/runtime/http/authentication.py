@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
 
-from fastapi import Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mien.kit.errors import Unauthenticated
@@ -14,8 +12,11 @@ from mien.kit.tenant import Principal, TenantId
 from mien.runtime.http.observed import route_of
 from mien.runtime.http.permissions import require
 
-_bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key (`mien keys create`).")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key header")
+SCHEMES = {
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key (`mien keys create`)."},
+    "key header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+"""The ways to send a key, as the OpenAPI document shows them."""
 
 CheckKey = Callable[[str], Awaitable[Principal]]
 Authenticate = Callable[..., Awaitable[Principal]]
@@ -70,13 +71,8 @@ class Authenticator:
         scope["mien.key"] = principal.key_id
         return principal
 
-    async def __call__(
-        self,
-        request: Request,
-        _bearer_seen: Annotated[object, Security(_bearer)] = None,
-        _header_seen: Annotated[object, Security(_header)] = None,
-    ) -> Principal:
-        """The dependency of endpoints; the two parameters only put the schemes into OpenAPI."""
+    async def __call__(self, request: Request) -> Principal:
+        """The dependency of endpoints. It has none of its own: they would be solved for each request."""
         principal = await self.principal(request.scope)
         require(principal, request.method, route_of(request.scope))
         return principal

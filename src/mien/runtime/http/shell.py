@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from mien import __version__
 from mien.runtime.http import docs, operations, problems
-from mien.runtime.http.authentication import Authenticator
+from mien.runtime.http.authentication import SCHEMES, Authenticator
 from mien.runtime.http.bounds import BodyBound, Bounds, InHand, TimeBound
 from mien.runtime.http.metrics import Metrics
 from mien.runtime.http.observed import Observed
@@ -98,7 +98,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         license_info=app.license_info,
     )
-    schemas = spec.setdefault("components", {}).setdefault("schemas", {})
+    components = spec.setdefault("components", {})
+    components["securitySchemes"] = SCHEMES
+    schemas = components.setdefault("schemas", {})
     problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(problem.pop("$defs", {}))
     schemas["Problem"] = problem
@@ -108,6 +110,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         if not path.startswith("/v1"):
             continue
         for verb, operation in operations_of.items():
+            operation["security"] = [{name: []} for name in SCHEMES]
             wanted = dict(problems.COMMON)
             if "{" in path:
                 wanted |= problems.NAMED
