@@ -8,6 +8,8 @@
     node.append(...children);
     return node;
   };
+  // Text with `code` in backticks, as nodes.
+  const prose = (text) => (text || "").split("`").map((part, at) => (at % 2 ? make("code", { text: part }) : part));
   const follow = (schema) => (schema && schema.$ref ? schema.$ref.slice(2).split("/").reduce((at, part) => at[part], spec) : schema || {});
   const kind = (schema) => {
     if (!schema) return "";
@@ -37,7 +39,7 @@
     const table = make("table", {}, make("tr", {}, make("th", { text: "field" }), make("th", { text: "type" }), make("th", { text: "" })));
     for (const [name, inner] of Object.entries(at.properties)) {
       const must = (at.required || []).includes(name) ? " *" : "";
-      table.append(make("tr", {}, make("td", {}, make("code", { text: name + must })), make("td", { text: kind(inner) }), make("td", { class: "soft", text: follow(inner).description || inner.description || "" })));
+      table.append(make("tr", {}, make("td", {}, make("code", { text: name + must })), make("td", { text: kind(inner) }), make("td", { class: "soft" }, ...prose(follow(inner).description || inner.description))));
     }
     return table;
   };
@@ -45,7 +47,7 @@
     const form = make("div");
     const inputs = parameters.map((parameter) => {
       const input = make("input", { placeholder: kind(parameter.schema) });
-      form.append(make("p", {}, make("label", {}, make("code", { text: `${parameter.name} (${parameter.in})${parameter.required ? " *" : ""} ` }), input, make("span", { class: "soft", text: " " + (parameter.description || "") }))));
+      form.append(make("p", {}, make("label", {}, make("code", { text: `${parameter.name} (${parameter.in})${parameter.required ? " *" : ""} ` }), input, make("span", { class: "soft" }, " ", ...prose(parameter.description)))));
       return [parameter, input];
     });
     const content = (op.requestBody || {}).content || {};
@@ -88,7 +90,7 @@
   };
   document.getElementById("version").textContent = spec.info.version;
   const nav = document.getElementById("nav"), list = document.getElementById("list");
-  list.replaceChildren(make("p", { text: spec.info.description || "" }));
+  list.replaceChildren(make("p", {}, ...prose(spec.info.description)));
   const groups = new Map();
   for (const [path, verbs] of Object.entries(spec.paths)) for (const [verb, op] of Object.entries(verbs)) {
     const tag = (op.tags || ["other"])[0];
@@ -106,7 +108,7 @@
       const node = make("details", { class: "op", id }, make("summary", {}, make("span", { class: "verb " + verb, text: verb.toUpperCase() }), make("code", { text: path }), make("span", { class: "soft", text: op.summary || "" })), inside);
       node.addEventListener("toggle", () => {
         if (!node.open || inside.childNodes.length) return;
-        if (op.description) inside.append(make("p", { text: op.description }));
+        if (op.description) inside.append(make("p", {}, ...prose(op.description)));
         for (const [type, media] of Object.entries((op.requestBody || {}).content || {})) inside.append(make("h3", { text: "Body · " + type }), fields(media.schema));
         inside.append(make("h3", { text: "Answers" }));
         const table = make("table");
