@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,34 @@ async def test_an_index_from_the_future_is_built_anew(tmp_path: Path) -> None:
     stats = await world.vectors.stats(world.tenant, collection.ref)
     assert (stats.live, stats.applied) == (3, 3)
     await close_world(world)
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+async def test_numbers_that_a_restored_backup_gives_again_are_not_mixed_up(tmp_path: Path, kept: int) -> None:
+    """The index knows faces under labels that the older database gives to others. New faces come before the
+    first catch-up, as many as the index is ahead."""
+    world = await open_world(tmp_path)
+    await world.service.catalog.create(world.tenant, "a")
+    vectors = random_vectors(13)
+    if kept:
+        await world.fill("a", vectors[:kept], external=lambda i: f"kept-{i}")
+    backup = tmp_path / "backup.db"
+    with sqlite3.connect(tmp_path / "mien.db") as source, sqlite3.connect(backup) as target:
+        source.backup(target)
+    await world.fill("a", vectors[3:8], external=lambda i: f"lost-{i}")
+    assert await found(world, vectors[7]) == "lost-4"
+    await close_world(world)
+    for file in tmp_path.glob("mien.db*"):
+        file.unlink()
+    backup.rename(tmp_path / "mien.db")
+
+    index = Counting(tmp_path / "vectors")
+    again = await open_world(tmp_path, vectors=index, tenants=[world.tenant, world.other])
+    await again.fill("a", vectors[8:13], external=lambda i: f"new-{i}", tell=False)
+    for i in range(5):
+        assert await found(again, vectors[8 + i]) == f"new-{i}"
+        assert await found(again, vectors[3 + i]) is None
+    await close_world(again)
 
 
 async def test_old_changes_are_pruned_and_an_index_behind_them_is_built_anew(tmp_path: Path) -> None:

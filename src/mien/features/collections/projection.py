@@ -17,7 +17,7 @@ from mien.backends.sql.base import Database
 from mien.backends.vectors.base import Change, CollectionRef, VectorIndex
 from mien.features.collections.limits import CollectionLimits
 from mien.features.collections.records import Collection
-from mien.features.collections.repository import CollectionRepository, collections_with_changes
+from mien.features.collections.repository import CollectionRepository, change_heads
 from mien.features.collections.repository_search import vectors_after
 from mien.kit.errors import MienError, Unavailable
 from mien.kit.tenant import TenantId
@@ -45,15 +45,21 @@ class Projection:
         self._work: dict[tuple[TenantId, UUID], _Work] = {}
         self._places = asyncio.Semaphore(limits.catch_ups_at_once)
         self._closed = False
+        # Heads as this process found them, of collections whose index it has not looked at yet. One that
+        # is ahead of that is of another past of the database (a restored backup), and its labels may be
+        # given to other faces now: it is trusted with nothing before it was compared.
+        self._unproven: dict[tuple[TenantId, UUID], int] = {}
 
     # --- for others ------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to catch up with what a crash or another process left."""
+        """Begin to catch up with what a crash, another process or a restored backup left. Before any write."""
         async with self._database.across_tenants("project") as unit:
-            known = await collections_with_changes(unit.session)
-        for tenant, collection in known:
-            await self.notify(TenantId(tenant), collection)
+            heads = await change_heads(unit.session)
+        self._unproven = {(TenantId(tenant), collection): head for tenant, collection, head in heads}
+        for (tenant, collection), head in list(self._unproven.items()):
+            if head > 0:
+                await self.notify(tenant, collection)
 
     async def notify(self, tenant: TenantId, collection: UUID) -> None:
         """Say that the collection has new changes; returns at once."""
@@ -65,7 +71,7 @@ class Projection:
 
         Unavailable after `catch_up_s`, or when the store does not answer. The work goes on behind.
         """
-        if await self._vectors.applied(tenant, ref) >= head:
+        if await self._has(tenant, ref, head):
             return
         if self._closed:
             raise Unavailable("The server is stopping; try again.")
@@ -76,9 +82,15 @@ class Projection:
                 "The collection's index is still taking in its newest faces; try again in a moment.",
                 retry_after_s=2.0,
             )
+        if task.cancelled():
+            raise Unavailable("The server is stopping; try again.")
         task.result()
-        if await self._vectors.applied(tenant, ref) < head:
+        if not await self._has(tenant, ref, head):
             raise Unavailable("The collection was deleted, or its index lost, meanwhile; try again.")
+
+    async def _has(self, tenant: TenantId, ref: CollectionRef, head: int) -> bool:
+        proven = (tenant, ref.id) not in self._unproven
+        return proven and await self._vectors.applied(tenant, ref) >= head
 
     async def rebuild(self, tenant: TenantId, collection: UUID) -> int:
         """Build the index anew from the live faces; returns how many. For maintenance."""
@@ -89,6 +101,7 @@ class Projection:
     async def drop(self, tenant: TenantId, collection: UUID) -> None:
         """Forget the index of a deleted collection, once no catch-up is at it."""
         async with self.exclusive(tenant, collection):
+            self._unproven.pop((tenant, collection), None)
             try:
                 await self._vectors.drop(tenant, collection)
             except MienError as error:  # the rows are gone, so that nobody will see what is left
@@ -164,10 +177,12 @@ class Projection:
         if current is None:
             return
         behind = current.change_head - applied
-        lost = applied < current.change_tail or behind < 0
+        ahead = behind < 0 or applied > self._unproven.get((tenant, collection), applied)
+        lost = ahead or applied < current.change_tail
         if lost or (applied == 0 and behind > self._limits.rebuild_over):
             await self._rebuild(tenant, current)
             applied = current.change_head
+        self._unproven.pop((tenant, collection), None)
         while applied < current.change_head:
             async with self._database.read(tenant) as unit:
                 changes = await CollectionRepository(unit.session, tenant).changes_after(
@@ -201,6 +216,7 @@ class Projection:
             if len(page) < limit:
                 break
         await self._vectors.replace(tenant, current.ref, adds, current.change_head)
+        self._unproven.pop((tenant, current.id), None)
         return len(adds)
 
     async def _prune(self, tenant: TenantId, current: Collection) -> None:

@@ -302,7 +302,7 @@ def _count(result: object) -> int:
     return cast("CursorResult[Any]", result).rowcount
 
 
-async def collections_with_changes(session: AsyncSession) -> list[tuple[UUID, UUID]]:
-    """(tenant, collection) of all collections with changes; for the cross-tenant path "project" only."""
-    rows = await session.execute(select(C.tenant_id, C.id).where(C.change_head > 0))
-    return [(tenant, collection) for tenant, collection in rows]
+async def change_heads(session: AsyncSession) -> list[tuple[UUID, UUID, int]]:
+    """(tenant, collection, head) of all collections; for the cross-tenant path "project" only."""
+    rows = await session.execute(select(C.tenant_id, C.id, C.change_head))
+    return [(tenant, collection, head) for tenant, collection, head in rows]
