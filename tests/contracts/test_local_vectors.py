@@ -449,6 +449,22 @@ async def test_a_save_that_fails_keeps_serving_and_is_made_up_for(tmp_path: Path
     await again.close()
 
 
+async def test_an_index_that_cant_be_saved_is_not_closed(tmp_path: Path) -> None:
+    """Closed, it would come back with an older number, and the next batch would leave a gap."""
+    index = LocalVectorIndex(tmp_path, LocalVectorLimits(max_open=1))
+    await index.apply(WHO, WHERE, adds(faces(3)))
+    await index.flush()
+    await index.apply(WHO, WHERE, [Change(4, 4, faces(4)[3])])
+    shutil.rmtree(tmp_path / str(WHO) / str(WHERE.id))
+    (tmp_path / str(WHO) / str(WHERE.id)).write_text("a file where a folder must go")
+    other = CollectionRef(new_id(), WHERE.space_key, DIM)
+    await index.apply(WHO, other, adds(faces(1)))
+    assert await index.applied(WHO, WHERE) == 4
+    assert len(await index.search(WHO, WHERE, faces(1), 9)) == 1
+    (tmp_path / str(WHO) / str(WHERE.id)).unlink()
+    await index.close()
+
+
 # -- how many are open ---------------------------------------------------------------------------
 
 

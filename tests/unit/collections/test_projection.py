@@ -122,9 +122,9 @@ async def test_numbers_that_a_restored_backup_gives_again_are_not_mixed_up(tmp_p
     await world.fill("a", vectors[3:8], external=lambda i: f"lost-{i}")
     assert await found(world, vectors[7]) == "lost-4"
     await close_world(world)
-    for file in tmp_path.glob("mien.db*"):
-        file.unlink()
-    backup.rename(tmp_path / "mien.db")
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / f"mien.db{suffix}").unlink(missing_ok=True)
+    backup.replace(tmp_path / "mien.db")
 
     index = Counting(tmp_path / "vectors")
     again = await open_world(tmp_path, vectors=index, tenants=[world.tenant, world.other])

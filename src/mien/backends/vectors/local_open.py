@@ -130,6 +130,10 @@ class OpenIndexes:
                 # Whoever takes the place meanwhile waits for the lock, then loads the file again.
                 if place.index is not None and place.users == 1:
                     place.index.save()
+                    if place.index.unsaved:  # the disk is full: its memory is all there is of it
+                        with self._lock:
+                            self._places.move_to_end(key)
+                        return
                     place.index = None
 
     def _folder(self, tenant: TenantId, collection: UUID) -> Path:

@@ -53,7 +53,7 @@ class Projection:
     # --- for others ------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to catch up with what a crash, another process or a restored backup left. Before any write."""
+        """Begin to catch up with what a crash or a restored backup left; before anything is written."""
         async with self._database.across_tenants("project") as unit:
             heads = await change_heads(unit.session)
         self._unproven = {(TenantId(tenant), collection): head for tenant, collection, head in heads}
