@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, func, insert, select, text
+from sqlalchemy.orm import Session, aliased
 
+from mien.backends.sql.base import KEPT
 from mien.backends.sql.guard import UnguardedStatement
 from mien.backends.sql.sqlite import SqliteDatabase
 from mien.features.jobs.tables import JobRow
 from mien.features.tenants.service import TenantsService
-from mien.features.tenants.tables import AccountRow
+from mien.features.tenants.tables import AccountRow, TenantRow
 from mien.kit.errors import TimedOut, Unavailable
 from mien.kit.ids import new_id
 from mien.kit.tenant import TenantId
@@ -43,6 +45,36 @@ async def test_what_the_guard_refuses_is_refused_here_too(database: SqliteDataba
         await database.query(tenant, lambda session: session.execute(text("SELECT 1")))
     with pytest.raises(UnguardedStatement):
         await database.query(tenant, lambda session: session.execute(select(AccountRow.__table__)))
+
+
+async def test_a_kept_statement_sees_its_tenants_rows_only(database: SqliteDatabase) -> None:
+    """It goes past the ORM's criteria: the guard adds the tenant itself."""
+    tenant, _ = await TenantsService(database).bootstrap()
+    kept = select(AccountRow.id).execution_options(**{KEPT: True})
+    for _ in range(2):
+        assert len(await database.query(tenant, lambda session: session.execute(kept).all())) == 1
+        assert await database.query(TenantId(new_id()), lambda session: session.execute(kept).all()) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        select(AccountRow),
+        select(aliased(AccountRow).id),
+        select(func.count(AccountRow.id)),
+        select(AccountRow.id).join(JobRow, JobRow.tenant_id == AccountRow.tenant_id),
+        select(AccountRow.id).where(AccountRow.id.in_(select(JobRow.id))),
+        select(AccountRow.id).where(select(JobRow.id).exists()),
+        select(AccountRow.__table__.c.id),
+        select(TenantRow.id),
+        select(AccountRow.id).where(text("1 = 1")),
+    ],
+)
+async def test_a_kept_statement_is_plain_or_refused(database: SqliteDatabase, statement: Select[Any]) -> None:
+    tenant, _ = await TenantsService(database).bootstrap()
+    kept = statement.execution_options(**{KEPT: True})
+    with pytest.raises(UnguardedStatement):
+        await database.query(tenant, lambda session: session.execute(kept).all())
 
 
 async def test_it_only_reads(database: SqliteDatabase) -> None:

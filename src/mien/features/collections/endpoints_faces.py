@@ -12,6 +12,7 @@ from mien.features.collections import replies, wire
 from mien.features.collections.imports import ImportRequest
 from mien.features.collections.requests import options_of, photo_body, shown
 from mien.features.collections.schemas import FaceIds, ImportOptions, IndexOptions, SearchOptions
+from mien.features.collections.search import aside
 from mien.features.collections.service import CollectionsService
 from mien.features.collections.uploads import is_form, read_archive, read_json, read_photo, read_photos
 from mien.kit.errors import BadInput
@@ -49,7 +50,8 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
             found = await service.search.by_embedding(
                 who.tenant_id, name, options.embedding or [], options.space, wanted
             )
-        return wire.answer(wire.found(found))
+        matches = sum(len(result.matches) for result in found.results)
+        return await aside(matches, lambda: wire.answer(wire.found(found)))
 
     @routes.post(
         "/faces",

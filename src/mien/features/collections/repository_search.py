@@ -68,7 +68,7 @@ def match_rows(
             _MATCHES,
             {"tenant": tenant, "collection": collection, "labels": labels[start : start + _IN]},
         )
-        for label, id_, person, external, facts in rows:
+        for label, id_, person, external, facts in rows.all():
             found[label] = (id_, person, external, facts)
     return found
 

@@ -5,8 +5,10 @@ filter leaves (if there is one), and the live rows of all hits. Hits are joined 
 anyone sees them; where rows have gone meanwhile the index is asked for more.
 """
 
+import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -37,6 +39,8 @@ from mien.kit.errors import BadInput
 from mien.kit.tenant import TenantId
 from mien.vision.values import Analysis
 
+T = TypeVar("T")
+
 NO_FACE = "No face was found in the photo, so that nothing was searched for."
 NO_GOOD_FACE = "No face in the photo is good enough to search with; see `unsearched` for the reasons."
 EMPTY = "The collection holds no faces yet."
@@ -47,6 +51,14 @@ _KNOWN = 1024
 _MOST_HITS = 5_000
 _QUERIES = 100
 """Bounds of one call of an index."""
+
+_ON_THE_LOOP = 300
+"""Matches that are put together on the event loop: 5 microseconds each; more go to a thread."""
+
+
+async def aside(matches: int, work: Callable[[], T]) -> T:
+    """What `work` returns, which looks at so many matches: the event loop waits for few of them only."""
+    return work() if matches <= _ON_THE_LOOP else await asyncio.to_thread(work)
 
 
 class Search:
@@ -179,20 +191,24 @@ class Search:
             if all(len(good) == most or len(found) < k for good, found in zip(kept, hits, strict=True)):
                 break
             k = min(4 * k, _MOST_HITS)
-        return [
-            tuple(
-                Match(
-                    *rows[hit.label][:3],
-                    label=hit.label,
-                    score=hit.score,
-                    similarity=table.similarity(hit.score) if table else None,
-                    fmr=table.fmr(hit.score) if table else None,
-                    facts=rows[hit.label][3],
+
+        def matches() -> list[tuple[Match, ...]]:
+            return [
+                tuple(
+                    Match(
+                        *rows[hit.label][:3],
+                        label=hit.label,
+                        score=hit.score,
+                        similarity=table.similarity(hit.score) if table else None,
+                        fmr=table.fmr(hit.score) if table else None,
+                        facts=rows[hit.label][3],
+                    )
+                    for hit in found
                 )
-                for hit in found
-            )
-            for found in kept
-        ]
+                for found in kept
+            ]
+
+        return await aside(sum(map(len, kept)), matches)
 
     # --- inside ------------------------------------------------------------------------------------
 
