@@ -3,12 +3,9 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from mien.migrations.tables import METADATA
-
 connection: Connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=METADATA,
     # SQLite can't alter most of a table in place; batch mode copies it.
     render_as_batch=connection.dialect.name == "sqlite",
     transaction_per_migration=False,

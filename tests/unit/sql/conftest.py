@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import JSON, Boolean, Float, Integer, LargeBinary, Uuid
+from tests.unit.sql.all_tables import METADATA
 
 from mien.backends.sql.base import UtcDateTime
 from mien.backends.sql.guard import tenant_tables
@@ -19,7 +20,6 @@ from mien.features.tenants.tables import TenantRow
 from mien.kit.clock import utc_now
 from mien.kit.ids import new_id
 from mien.kit.tenant import TenantId
-from mien.migrations.tables import METADATA
 
 
 @dataclass

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.orm import aliased
+from tests.unit.sql.all_tables import METADATA
 from tests.unit.sql.conftest import Two, new_row
 
 from mien.backends.sql import guard
@@ -31,7 +32,6 @@ from mien.backends.sql.guard import TenantSession, UnguardedStatement, tenant_ta
 from mien.features.jobs.tables import IdempotencyRow, JobRow
 from mien.features.tenants.tables import AccountRow, ApiKeyRow, TenantRow
 from mien.kit.errors import Unavailable
-from mien.migrations.tables import METADATA
 
 ENTITIES = sorted(
     (m.class_ for m in TenantTable.registry.mappers if issubclass(m.class_, TenantTable)),

@@ -14,11 +14,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
+from tests.unit.sql.all_tables import METADATA
 
 from mien.backends.sql.sqlite import SqliteDatabase
 from mien.kit.errors import SetupError
 from mien.migrations import run
-from mien.migrations.tables import METADATA
 
 
 async def migrated(path: Path) -> None:
