@@ -8,7 +8,7 @@
     node.append(...children);
     return node;
   };
-  // Text with `code` in backticks, as nodes.
+  /* Text with `code` in backticks, as nodes. */
   const prose = (text) => (text || "").split("`").map((part, at) => (at % 2 ? make("code", { text: part }) : part));
   const follow = (schema) => (schema && schema.$ref ? schema.$ref.slice(2).split("/").reduce((at, part) => at[part], spec) : schema || {});
   const kind = (schema) => {
