@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.unit.collections.conftest import World, close_world, open_world, random_vectors
+from tests.unit.collections.conftest import SFACE, World, close_world, open_world, random_vectors
+from tests.unit.collections.test_imports import ended
 
 from mien.features.collections.limits import CollectionLimits
 from mien.features.collections.records import IndexRequest, SearchRequest
@@ -195,3 +196,27 @@ async def test_bounds_of_collections_and_faces(small: World, six: bytes, astrona
         await service.faces.index(tenant, "a", six, IndexRequest())
     await service.faces.index(tenant, "a", astronaut, IndexRequest())
     assert (await service.catalog.get(tenant, "a")).face_count == 7
+
+
+async def test_a_deleted_collections_index_goes_even_after_a_crash(tmp_path: Path) -> None:
+    def files() -> list[Path]:
+        return [path for path in (tmp_path / "vectors").rglob("*") if path.is_file()]
+
+    world = await open_world(tmp_path)
+    service, tenant = world.service, world.tenant
+    await service.catalog.create(tenant, "a")
+    vectors = random_vectors(50)
+    await world.fill("a", vectors)
+    await service.search.by_embedding(tenant, "a", vectors[0].tolist(), SFACE.key, SearchRequest())
+    await world.vectors.flush()
+    assert files()
+    await world.jobs.stop()  # nothing drains any more, as if the process died behind the commit
+    await service.catalog.delete(tenant, "a")
+    await close_world(world)
+    assert files()
+
+    again = await open_world(tmp_path, tenants=[world.tenant, world.other])
+    (job,) = (await again.jobs.list(tenant, kind="collections.drop_index")).items
+    assert (await ended(again, job)).state == "succeeded"
+    assert not files()
+    await close_world(again)

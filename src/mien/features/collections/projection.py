@@ -102,10 +102,7 @@ class Projection:
         """Forget the index of a deleted collection, once no catch-up is at it."""
         async with self.exclusive(tenant, collection):
             self._unproven.pop((tenant, collection), None)
-            try:
-                await self._vectors.drop(tenant, collection)
-            except MienError as error:  # the rows are gone, so that nobody will see what is left
-                log.warning("the index of deleted collection %s is left: %s", collection, error.message)
+            await self._vectors.drop(tenant, collection)
 
     @asynccontextmanager
     async def exclusive(self, tenant: TenantId, collection: UUID) -> AsyncIterator[None]:

@@ -39,12 +39,15 @@ class CollectionsService:
         thresholds = Thresholds(calibrations)
         self.projection = Projection(database, vectors, self.limits)
         self.photos = Photos(pipelines, thresholds)
-        self.catalog = Catalog(database, vectors, pipelines, self.projection, thresholds, clock, self.limits)
+        self.catalog = Catalog(
+            database, vectors, pipelines, jobs, self.projection, thresholds, clock, self.limits
+        )
         self.faces = Faces(database, pipelines, self.projection, thresholds, clock, self.limits)
         self.search = Search(database, vectors, pipelines, self.projection, thresholds, self.limits)
         self.persons = Persons(database, self.search, thresholds, clock, self.limits)
         self.imports = Imports(database, blobs, jobs, self.faces, self.persons, self.limits)
         self.imports.register()
+        self.catalog.register()
 
     async def start(self) -> None:
         """Begin to catch the indexes up with what a crash left."""
