@@ -23,6 +23,7 @@ from mien.runtime.http.listen import AddressTaken, Listeners, bind_tcp
 from mien.runtime.http.metrics import Metrics
 from mien.runtime.http.shell import Shell, wrap
 from mien.runtime.owner import Owner
+from tests.services.openapi import check_openapi
 
 TENANT = TenantId(new_id())
 KEY = "mien_test_secret"
@@ -93,6 +94,16 @@ def endpoints(held: Held) -> APIRouter:
     @routes.get("/who")
     async def who(principal: Principal = Depends(authenticator)) -> dict[str, str]:
         return {"role": principal.role}
+
+    @routes.get("/kept")
+    async def kept(
+        limit: int = 10, kind: str | None = None, principal: Principal = Depends(authenticator)
+    ) -> dict[str, int]:
+        return {"limit": limit}
+
+    @routes.post("/kept")
+    async def keep(pet: Pet, principal: Principal = Depends(authenticator)) -> Pet:
+        return pet
 
     routes.include_router(inner)
     return routes
@@ -192,6 +203,47 @@ async def test_faults_are_problems(running: Running) -> None:
     answer = await running.tcp.get("/v1/busy")
     problem(answer, 503, "busy")
     assert answer.headers["retry-after"] == "3"
+
+
+async def test_unknown_query_parameters_are_refused(running: Running) -> None:
+    assert (await running.local.get("/v1/kept?limit=3")).json() == {"limit": 3}
+    body = problem(await running.local.get("/v1/kept?Limit=3&kind=dog"), 422, "bad-input")
+    assert "'Limit'" in str(body["detail"])
+    assert "known are limit, kind" in str(body["detail"])
+    assert body["errors"] == [{"detail": "is not known here", "parameter": "Limit"}]
+    assert "takes none" in str(problem(await running.local.get("/v1/who?x"), 422, "bad-input")["detail"])
+    # Who asks comes first.
+    problem(await running.tcp.get("/v1/kept?Limit=3"), 401, "unauthenticated")
+
+
+async def test_json_has_to_be_said_to_be_json(running: Running) -> None:
+    pet = b'{"name": "rex", "ages": [3]}'
+    for headers in ({"content-type": "application/json"}, {"content-type": "application/pet+json; q=1"}):
+        assert (await running.local.post("/v1/kept", content=pet, headers=headers)).status_code == 200
+    for headers in ({}, {"content-type": "application/x-www-form-urlencoded"}):
+        body = problem(
+            await running.local.post("/v1/kept", content=pet, headers=headers), 415, "unsupported-media-type"
+        )
+        assert "application/json" in str(body["detail"])
+    problem(await running.local.post("/v1/kept"), 422, "bad-input")
+
+
+async def test_head_is_get_without_its_body(running: Running) -> None:
+    got = await running.local.get("/v1/kept")
+    head = await running.local.head("/v1/kept")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == got.headers["content-length"]
+    assert (await running.tcp.head("/healthz")).status_code == 200
+    assert (await running.tcp.head("/v1/missing/rex")).status_code == 404
+    assert (await running.tcp.head("/v1/kept")).status_code == 401
+    page = (await running.tcp.get("/metrics")).text
+    assert 'mien_http_requests_total{method="HEAD",route="/v1/kept",status="401"} 1.0' in page
+
+
+async def test_allow_names_all_methods_of_the_address(running: Running) -> None:
+    answer = await running.tcp.put("/v1/kept")
+    problem(answer, 405, "method-not-allowed")
+    assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_what_breaks_inside_stays_inside(running: Running) -> None:
@@ -318,6 +370,10 @@ async def test_openapi_lists_the_problems_of_each_endpoint(running: Running) -> 
     assert "HTTPValidationError" not in json.dumps(spec)
     assert spec["components"]["schemas"]["Problem"]["properties"]["code"]
     assert spec["paths"]["/v1/who"]["get"]["security"]
+
+
+async def test_the_openapi_document_is_sound(running: Running) -> None:
+    check_openapi((await running.tcp.get("/openapi.json")).json())
 
 
 async def test_a_stop_finishes_what_is_in_hand(running: Running) -> None:

@@ -13,6 +13,7 @@ from mien.runtime.container import build
 from mien.runtime.http.app import build_app
 from mien.runtime.http.authentication import LocalApp
 from mien.runtime.settings import Settings
+from tests.services.openapi import check_openapi
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
 ALLOWED = {
@@ -53,7 +54,9 @@ async def test_every_endpoint_with_a_services_key(tmp_path: Path) -> None:
     async with doors(tmp_path / "data") as (administrator, client):
         made = await administrator.post("/v1/keys", json={"name": "door", "kind": "service"})
         headers = {"X-API-Key": made.json()["key"]}
-        paths = (await administrator.get("/openapi.json")).json()["paths"]
+        document = (await administrator.get("/openapi.json")).json()
+        check_openapi(document)
+        paths = document["paths"]
         allowed = set()
         for path, methods in paths.items():
             for method in methods:

@@ -9,12 +9,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mien.kit.errors import Unauthenticated
 from mien.kit.tenant import Principal, TenantId
+from mien.runtime.http.addressed import check_address
 from mien.runtime.http.observed import route_of
 from mien.runtime.http.permissions import require
 
 SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key (`mien keys create`)."},
-    "key header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "key-header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same key in a header of its own.",
+    },
 }
 """The ways to send a key, as the OpenAPI document shows them."""
 
@@ -72,7 +78,9 @@ class Authenticator:
         return principal
 
     async def __call__(self, request: Request) -> Principal:
-        """The dependency of endpoints. It has none of its own: they would be solved for each request."""
+        """The dependency of endpoints. It has none of its own: they would be solved for each request.
+        After who asks comes what is asked, so that the two checks of every endpoint are one dependency."""
         principal = await self.principal(request.scope)
         require(principal, request.method, route_of(request.scope))
+        check_address(request)
         return principal

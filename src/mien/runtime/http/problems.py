@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message, Send
 
 from mien.kit.errors import Busy, MienError
+from mien.runtime.http.addressed import methods_at
 
 log = structlog.get_logger("mien.http")
 
@@ -164,7 +165,12 @@ async def _http(request: Request, error: Exception) -> Response:
         detail=detail,
         request_id=request_id_of(request.scope),
     )
-    return Response(_json(body), error.status_code, headers=error.headers, media_type=MEDIA_TYPE)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # The framework names those of the first route that fits, not of all.
+        headers = {name: value for name, value in headers.items() if name.lower() != "allow"}
+        headers["allow"] = methods_at(request)
+    return Response(_json(body), error.status_code, headers=headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from mien import __version__
 from mien.runtime.http import docs, operations, problems
+from mien.runtime.http.addressed import Heads
 from mien.runtime.http.authentication import SCHEMES, Authenticator
 from mien.runtime.http.bounds import BodyBound, Bounds, InHand, TimeBound
 from mien.runtime.http.metrics import Metrics
@@ -78,6 +79,7 @@ def wrap(shell: Shell, routers: Sequence[APIRouter]) -> FastAPI:
 
 def _layers(shell: Shell) -> Any:
     def build(app: ASGIApp) -> ASGIApp:
+        app = Heads(app)
         for layer in reversed(shell.inner):
             app = layer(app)
         return Observed(
