@@ -32,6 +32,15 @@ class Answered(MienError):
         self.status = int(problem.get("status", 500))  # type: ignore[misc]
         self.code = str(problem.get("code", "internal-error"))  # type: ignore[misc]
 
+    @property
+    def of_one_photo(self) -> bool:
+        """Whether the fault is that of the photo that was sent, so that others may still do."""
+        return self.status in (413, 415, 504) or self.code == "bad-photo"
+
+    def named(self, name: str) -> Answered:
+        """The same fault, with the photo's name before its message."""
+        return Answered({**self.problem, "detail": f"{name}: {self.message}"})
+
 
 class Client:
     """Calls that return the answer's JSON (None for an empty one), or raise Answered, Unavailable."""

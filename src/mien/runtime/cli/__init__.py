@@ -89,12 +89,39 @@ def cli() -> None:
     """Mien: faces in, names out, on your own machine.
 
     With a server running, commands talk to it; without one they work on the data folder themselves.
-    Every command takes --json.
+    Commands that show something take --json.
     """
 
 
 def _tell(message: str) -> None:
-    click.echo(f"{click.style('mien:', fg='red', bold=True)} {message}", err=True)
+    from mien.runtime.cli.frame import readable
+
+    click.echo(f"{click.style('mien:', fg='red', bold=True)} {readable(message)}", err=True)
+
+
+def _asked_json(arguments: list[str]) -> bool:
+    """Whether --json is among them; looked up here as a wrong usage never gets to the command."""
+    return "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
+
+
+def _document(error: Exception, message: str) -> dict[str, object]:
+    """What --json prints of an error: the API's problem document, or the code and the message."""
+    from mien.kit.errors import MienError
+    from mien.runtime.client import Answered
+
+    if isinstance(error, Answered):
+        return error.problem
+    if isinstance(error, MienError):
+        return {"code": error.code, "detail": message, **error.facts}
+    code = "usage" if isinstance(error, click.UsageError) else "bad-input"
+    return {"code": code if isinstance(error, click.ClickException) else "internal-error", "detail": message}
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The error itself; of a group (of tasks that ran together) its first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _code_for(error: Exception) -> int:
@@ -107,34 +134,49 @@ def _code_for(error: Exception) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors are one line on stderr, never a stack (unless MIEN_LOG_LEVEL=debug)."""
-    from mien.kit.errors import MienError
-
     code = 0
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         result = cli.main(arguments, prog_name="mien", standalone_mode=False)
         code = result if isinstance(result, int) else 0
-    except click.UsageError as error:
-        if error.ctx is not None:
-            click.echo(error.ctx.get_usage(), err=True)
-        _tell(error.format_message())
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)  # the help page, with its usage
         code = 2
-    except click.ClickException as error:
-        _tell(error.format_message())
-        code = 3
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except BrokenPipeError:
         # The reader of our output has gone (`mien … | head`): no words, and none at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except MienError as error:
-        _tell(error.message)
-        code = _code_for(error)
     except Exception as error:
-        if os.environ.get("MIEN_LOG_LEVEL", "").lower() == "debug":
-            raise
-        _tell(
-            f"Something broke ({type(error).__name__}). Run it again with MIEN_LOG_LEVEL=debug to see"
-            " where, and report it, please."
-        )
-        code = 5
+        code = _failed(first_of(error), as_json=_asked_json(given))
     sys.exit(code)
+
+
+def _failed(error: BaseException, *, as_json: bool) -> int:
+    """Tell an error, on stderr and (as_json) as a document on stdout; its exit code."""
+    from mien.kit.errors import MienError
+
+    if isinstance(error, click.UsageError):
+        if error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+        message, code = error.format_message(), 2
+    elif isinstance(error, click.ClickException):
+        message, code = error.format_message(), 3
+    elif isinstance(error, MienError):
+        message, code = error.message, _code_for(error)
+    elif not isinstance(error, Exception) or os.environ.get("MIEN_LOG_LEVEL", "").lower() == "debug":
+        raise error
+    else:
+        message, code = (
+            (
+                f"Something broke ({type(error).__name__}). Run it again with MIEN_LOG_LEVEL=debug to see"
+                " where, and report it, please."
+            ),
+            5,
+        )
+    _tell(message)
+    if as_json:
+        from mien.runtime.cli.frame import Shown
+
+        Shown(as_json=True, data_dir=None).json(_document(error, message))
+    return code

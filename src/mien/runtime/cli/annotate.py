@@ -9,12 +9,12 @@ import click
 import numpy as np
 from PIL import Image as PillowImage
 
+from mien.runtime.cli.photos import FORMATS
 from mien.vision.decode import open_photo
 from mien.vision.draw import Mark, annotate
 from mien.vision.values import Box
 
 _POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 
 def annotated(data: bytes, faces: list[dict[str, Any]], labels: list[str], suffix: str) -> bytes:
@@ -22,10 +22,10 @@ def annotated(data: bytes, faces: list[dict[str, Any]], labels: list[str], suffi
 
     A label that is empty leaves the detector's confidence; "unknown" is drawn in grey.
     """
-    kind = _FORMATS.get(suffix.lower())
+    kind = FORMATS.get(suffix.lower())
     if kind is None:
         raise click.UsageError(
-            f"--annotate writes {', '.join(sorted(_FORMATS))}, not {suffix or 'no ending'}."
+            f"--annotate writes {', '.join(sorted(FORMATS))}, not {suffix or 'no ending'}."
         )
     photo = open_photo(data)
     image = photo.image(None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mien.runtime.cli.frame import Shown, options, quoted
+from mien.runtime.cli.frame import Shown, confirm, counted, options, policy_options, quoted
 
 if TYPE_CHECKING:
     from mien.runtime.client import Client
@@ -59,21 +59,16 @@ def list_collections(shown: Shown, limit: int) -> int:
 @collections.command("create")
 @click.argument("name")
 @click.option("--description", default="")
-@click.option("--score", type=float, help="Match from this cosine similarity on.")
-@click.option("--fmr", type=float, help="Match at this false match rate.")
-@click.option("--fpir", type=float, help="Match at this rate of naming a stranger (default 0.01).")
+@policy_options("score", "distance", "fmr", "fpir")
 @options
-def create_collection(
-    shown: Shown, name: str, description: str, score: float | None, fmr: float | None, fpir: float | None
-) -> None:
+def create_collection(shown: Shown, name: str, description: str, policy: dict[str, float] | None) -> None:
     """Make a collection in the space of the models in use."""
-    policy = {n: v for n, v in (("score", score), ("fmr", fmr), ("fpir", fpir)) if v is not None}
     body = {"name": name, "description": description, **({"policy": policy} if policy else {})}
     made = shown.run(lambda client: client.call("POST", "/v1/collections", json=body))
     if shown.as_json:
         shown.json(made)
     else:
-        shown.out.print(f"Made {made['name']} in the space {made['space']['key']}.", markup=False)
+        shown.line(f"Made {made['name']} in the space {made['space']['key']}.")
 
 
 @collections.command("describe")
@@ -111,13 +106,16 @@ def describe_collection(shown: Shown, name: str) -> None:
 @options
 def delete_collection(shown: Shown, name: str, yes: bool) -> None:
     """Delete a collection with all its faces and persons."""
+    path = f"/v1/collections/{quoted(name)}"
     if not yes:
-        click.confirm(f"Delete the collection {name} with all its faces?", abort=True, err=True)
-    shown.run(lambda client: client.call("DELETE", f"/v1/collections/{quoted(name)}"))
+        # Not one that is not there; and the folder is not held while somebody thinks.
+        found = shown.run(lambda client: client.call("GET", path))
+        confirm(f"Delete the collection {name} with its {counted(found['face_count'], 'face')}?")
+    shown.run(lambda client: client.call("DELETE", path))
     if shown.as_json:
         shown.json({"deleted": [name]})
     else:
-        shown.out.print(f"Deleted {name}.", markup=False)
+        shown.line(f"Deleted {name}.")
 
 
 @click.group()
@@ -169,7 +167,7 @@ def delete_faces(shown: Shown, collection: str, face_ids: tuple[str, ...]) -> in
     else:
         shown.out.print(f"Deleted {len(gone['deleted'])}.")
         for face_id in gone["not_found"]:
-            shown.out.print(f"Not there: {face_id}", markup=False)
+            shown.line(f"Not there: {face_id}")
     return 1 if gone["not_found"] else 0
 
 
@@ -196,6 +194,24 @@ def list_persons(shown: Shown, collection: str, limit: int) -> int:
     return 0 if found else 1
 
 
+async def _require_faces(client: Client, collection: str, face_ids: tuple[str, ...]) -> None:
+    """ClickException (exit code 3) naming those that are not there, before anything is made."""
+    from mien.runtime.client import Answered
+
+    absent = []
+    for face_id in face_ids:
+        try:
+            await client.call("GET", f"/v1/collections/{quoted(collection)}/faces/{quoted(face_id)}")
+        except Answered as error:
+            if error.status not in (404, 422):
+                raise
+            absent.append(face_id)
+    if absent:
+        # Asked for once more, so that a missing collection is told as what it is.
+        await client.call("GET", f"/v1/collections/{quoted(collection)}")
+        raise click.ClickException(f"{collection} has no face {', '.join(absent)}; no person was made.")
+
+
 @persons.command("create")
 @click.argument("collection")
 @click.argument("name")
@@ -216,6 +232,7 @@ def create_person(
 
     async def work(client: Client) -> dict[str, Any]:
         body = {"name": name, "kind": kind, "external_id": external_id}
+        await _require_faces(client, collection, face_ids)
         person: dict[str, Any] = await client.call("POST", path, json=body)
         if face_ids:
             at = f"{path}/{person['person_id']}"
@@ -227,9 +244,7 @@ def create_person(
     if shown.as_json:
         shown.json(made)
     else:
-        shown.out.print(
-            f"Made {made['name']} ({made['person_id']}), {made['face_count']} faces.", markup=False
-        )
+        shown.line(f"Made {made['name']} ({made['person_id']}), {counted(made['face_count'], 'face')}.")
 
 
 @persons.command("delete")
@@ -243,4 +258,4 @@ def delete_person(shown: Shown, collection: str, person_id: str) -> None:
     if shown.as_json:
         shown.json({"deleted": [person_id]})
     else:
-        shown.out.print(f"Deleted {person_id}.", markup=False)
+        shown.line(f"Deleted {person_id}.")

@@ -28,6 +28,19 @@ def quoted(text: str) -> str:
     return quote(text, safe="")
 
 
+def readable(text: str) -> str:
+    """Text that is valid UTF-8: names of files need not be, what is not is shown as U+FFFD."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 photo', '2 photos'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class Shown:
     """Where a command's results go: tables for people, or one JSON document on stdout."""
 
@@ -42,7 +55,11 @@ class Shown:
         return get_settings(data_dir=self._data_dir)
 
     def json(self, value: object) -> None:
-        click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+        click.echo(readable(json.dumps(value, ensure_ascii=False, indent=2, default=str)))
+
+    def line(self, text: str, style: str = "") -> None:
+        """A line on stdout; names of files in it may hold anything."""
+        self.out.print(_plain(text), style=style or None, soft_wrap=True)
 
     @functools.cached_property
     def out(self) -> Console:
@@ -60,6 +77,10 @@ class Shown:
 
     def notice(self, message: str) -> None:
         self.err.print(f"[dim]{_plain(message)}[/dim]")
+
+    def fault(self, message: str) -> None:
+        """One of several faults, on stderr; the command goes on."""
+        click.echo(f"{click.style('mien:', fg='red', bold=True)} {readable(message)}", err=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
         """A table; a column whose name begins with '>' is aligned right."""
@@ -107,7 +128,7 @@ def _plain(text: str) -> str:
     """Text that rich shows as it is: names may hold brackets and control characters."""
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in readable(text)))
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,9 +147,48 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def policy_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--score, --distance, --fmr and --fpir (those named); the command gets `policy` or None."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            given = {name: kwargs.pop(name) for name in names}
+            policy = {name: value for name, value in given.items() if value is not None}
+            if len(policy) > 1:
+                raise click.UsageError(f"Give only one of {', '.join('--' + name for name in names)}.")
+            return command(*args, policy=policy or None, **kwargs)
+
+        for name in reversed(names):
+            kind, about = _POLICIES[name]
+            wrapped = click.option(f"--{name}", type=kind, help=about)(wrapped)
+        return wrapped
+
+    return decorate
+
+
+_RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
+_POLICIES = {
+    "score": (click.FloatRange(-1, 1), "Match from this cosine similarity on."),
+    "distance": (
+        click.FloatRange(0, 2),
+        "Match up to this Euclidean distance of unit vectors (0 is the same, 2 the opposite).",
+    ),
+    "fmr": (_RATE, "Match at this false match rate."),
+    "fpir": (_RATE, "Match at this rate of naming a stranger (default 0.01)."),
+}
+
+
+def confirm(question: str) -> None:
+    """Ask on a terminal; elsewhere nobody can answer, so --yes is asked for (exit code 2)."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Nobody can be asked here: give --yes.")
+    click.confirm(question, abort=True, err=True)
+
+
 def read_photo(path: Path) -> bytes:
-    """The file's bytes; a click error (exit code 3) that names what is wrong."""
+    """The file's bytes, or stdin's for '-'; a click error (exit code 3) that names what is wrong."""
     try:
-        return path.read_bytes()
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise click.ClickException(f"{path} can't be read ({error.strerror}).") from None

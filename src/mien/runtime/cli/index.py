@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,16 @@ from uuid import uuid4
 
 import click
 
-from mien.runtime.cli.frame import Shown, options, quoted
-from mien.runtime.cli.photos import upload
+from mien.kit.errors import MienError
+from mien.runtime.cli.frame import Shown, counted, options, quoted, readable
+from mien.runtime.cli.photos import photos_in, upload
 
 if TYPE_CHECKING:
     from mien.runtime.client import Client
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _ERRORS_SHOWN = 20
 _BUSY_TRIES = 30
+_GOING = ("queued", "running")
 
 
 @dataclass
@@ -37,23 +38,16 @@ class _Sum:
     errors: list[dict[str, str]] = field(default_factory=list)
 
 
-def _photos(paths: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
-    """Each photo and its name: the path below the folder that was given, with its sub-folders."""
-    for path in paths:
-        if not path.is_dir():
-            yield path, path.name
-            continue
-        for folder, inner, names in os.walk(path):
-            inner.sort()
-            for name in sorted(names):
-                file = Path(folder) / name
-                if file.suffix.lower() in _SUFFIXES and not name.startswith("."):
-                    yield file, file.relative_to(path).as_posix()
+@dataclass
+class _Kept:
+    """Whether a collection that was just made is worth keeping."""
+
+    worth: bool = False
 
 
-def _utf8(name: str) -> str:
-    """Names of files need not be UTF-8; what is not is replaced, as the API takes only UTF-8."""
-    return os.fsencode(name).decode("utf-8", "replace")[-512:]
+def _label(name: str) -> str:
+    """A photo's name as the API takes it."""
+    return readable(name)[-512:]
 
 
 async def _known(client: Client, base: str) -> set[tuple[str, str]]:
@@ -64,15 +58,31 @@ async def _known(client: Client, base: str) -> set[tuple[str, str]]:
     }
 
 
-async def _ensure(client: Client, collection: str, *, create: bool) -> None:
+@asynccontextmanager
+async def _collection(client: Client, name: str, *, create: bool) -> AsyncIterator[_Kept]:
+    """The collection, made if need be; one that was made here goes again if nothing came into it.
+
+    The work sets `worth` once something could be read, faces or not.
+    """
     from mien.runtime.client import Answered
 
+    path = f"/v1/collections/{quoted(name)}"
+    made = False
     try:
-        await client.call("GET", f"/v1/collections/{quoted(collection)}")
+        await client.call("GET", path)
     except Answered as error:
         if error.status != 404 or not create:
             raise
-        await client.call("POST", "/v1/collections", json={"name": collection})
+        await client.call("POST", "/v1/collections", json={"name": name})
+        made = True
+    kept = _Kept()
+    try:
+        yield kept
+    finally:
+        if made and not kept.worth:
+            with suppress(MienError):
+                if not (await client.call("GET", path))["face_count"]:
+                    await client.call("DELETE", path)
 
 
 class _Persons:
@@ -144,7 +154,7 @@ def index(
     A photo that is already there (same name, same content) is skipped. Exit code 3 if some photos
     could not be read, 1 if no face was found.
     """
-    found = list(_photos(paths))
+    found = list(photos_in(paths))
     if not found:
         raise click.ClickException("There is no photo (JPEG, PNG, WebP, BMP, TIFF) there.")
     total = _Sum()
@@ -152,13 +162,14 @@ def index(
     fields = {"max_faces": str(max_faces), "min_quality": str(min_quality)}
 
     async def work(client: Client) -> None:
-        await _ensure(client, collection, create=create)
-        known = set() if again else await _known(client, base)
-        persons = _Persons(client, base)
-        if person_per_folder:
-            await persons.load()
-        whose = persons if person_per_folder else None
-        await _index_all(shown, client, base, found, known, whose, fields, at_once, total)
+        async with _collection(client, collection, create=create) as kept:
+            known = set() if again else await _known(client, base)
+            persons = _Persons(client, base)
+            if person_per_folder:
+                await persons.load()
+            whose = persons if person_per_folder else None
+            await _index_all(shown, client, base, found, known, whose, fields, at_once, total)
+            kept.worth = len(total.errors) < total.photos
 
     shown.run(work, models=True)
     _show_sum(shown, collection, total)
@@ -194,7 +205,7 @@ async def _index_all(
         task = bar.add_task("", total=len(found), faces=0)
 
         async def one(path: Path, name: str) -> None:
-            label = _utf8(name)
+            label = _label(name)
             total.photos += 1
             try:
                 data = await asyncio.to_thread(path.read_bytes)
@@ -202,7 +213,7 @@ async def _index_all(
                     total.known += 1
                     return
                 sent = {**fields, "external_image_id": label}
-                folder = _utf8(path.parent.name)
+                folder = _label(path.parent.name)
                 if persons is not None and folder:
                     sent["person_id"] = await persons.of(folder)
                 reply = await _send(client, f"{base}/faces", sent, data)
@@ -210,7 +221,7 @@ async def _index_all(
                 total.errors.append({"photo": label, "error": error.strerror or "can't be read"})
             except Answered as error:
                 # What is wrong with one photo is noted; what is wrong with all ends the command.
-                if error.status not in (413, 415, 422, 504):
+                if not error.of_one_photo and error.status != 422:
                     raise
                 total.errors.append({"photo": label, "error": error.message})
             else:
@@ -224,9 +235,13 @@ async def _index_all(
                 await one(path, name)
                 bar.update(task, advance=1, faces=total.faces)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(worker())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(at_once):
+                    group.create_task(worker())
+        except ExceptionGroup as faults:
+            # What ended one worker ended all: the command tells that one.
+            raise faults.exceptions[0] from None
 
 
 def _show_sum(shown: Shown, collection: str, total: _Sum) -> None:
@@ -244,14 +259,14 @@ def _show_sum(shown: Shown, collection: str, total: _Sum) -> None:
             }
         )
         return
-    parts = [f"{total.photos} photos: {total.faces} faces indexed"]
+    parts = [f"{counted(total.photos, 'photo')}: {counted(total.faces, 'face')} indexed"]
     if total.known:
-        parts.append(f"{total.known} photos already there")
+        parts.append(f"{counted(total.known, 'photo')} already there")
     if total.without_face:
         parts.append(f"{total.without_face} without a face")
     if total.left_out:
         parts.append("left out: " + ", ".join(f"{n} {reason}" for reason, n in total.left_out.most_common()))
-    shown.out.print("; ".join(parts), markup=False)
+    shown.line("; ".join(parts))
     if total.errors:
         rows = [(error["photo"], error["error"]) for error in total.errors[:_ERRORS_SHOWN]]
         shown.table(["not indexed", "why"], rows)
@@ -269,25 +284,35 @@ def _show_sum(shown: Shown, collection: str, total: _Sum) -> None:
 def import_zip(
     shown: Shown, collection: str, archive: Path, create: bool, person_per_folder: bool, wait: bool
 ) -> int:
-    """Import a zip of photos into COLLECTION as a job of the server."""
+    """Import a zip of photos into COLLECTION as a job of the server.
+
+    Exit code 3 if some photos could not be read, 1 if no face was found.
+    """
     from mien.runtime.cli.jobs import follow, show_job
 
     fields = {"persons": "by_folder" if person_per_folder else "none"}
 
     async def work(client: Client) -> dict[str, Any]:
-        await _ensure(client, collection, create=create)
-        with archive.open("rb") as file:
-            job: dict[str, Any] = await client.call(
-                "POST",
-                f"/v1/collections/{quoted(collection)}/imports",
-                data=fields,
-                files={"file": ("archive.zip", file, "application/zip")},
-            )
-        # A command that is its own owner must stay until the job has ended.
-        if wait or client.served_by is None:
-            job = await follow(shown, client, job["id"])
+        async with _collection(client, collection, create=create) as kept:
+            with archive.open("rb") as file:
+                job: dict[str, Any] = await client.call(
+                    "POST",
+                    f"/v1/collections/{quoted(collection)}/imports",
+                    data=fields,
+                    files={"file": ("archive.zip", file, "application/zip")},
+                )
+            # A command that is its own owner must stay until the job has ended.
+            if wait or client.served_by is None:
+                job = await follow(shown, client, job["id"])
+            result = job.get("result") or {}
+            kept.worth = job["state"] in _GOING or result.get("failed", 0) < result.get("photos", 0)
         return job
 
     job = shown.run(work, models=True)
     show_job(shown, job)
-    return 0 if job["state"] in ("queued", "running", "succeeded") else 3
+    if job["state"] in _GOING:
+        return 0
+    result = job.get("result") or {}
+    if job["state"] != "succeeded" or result.get("failed"):
+        return 3
+    return 0 if result.get("faces") or result.get("skipped") else 1

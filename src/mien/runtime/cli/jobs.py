@@ -97,4 +97,4 @@ def show_job(shown: Shown, job: dict[str, Any]) -> None:
     rows += [(name, value) for name, value in result.items() if isinstance(value, int | float | str)]
     shown.table(["", ""], [row for row in rows if row[1] != ""])
     for fault in (result.get("errors") or [])[:20]:
-        shown.out.print(f"  {fault}", markup=False)
+        shown.line(f"  {fault}")

@@ -56,7 +56,7 @@ def create_key(shown: Shown, name: str, kind: str) -> None:
     if shown.as_json:
         shown.json(made)
     else:
-        shown.out.print(made["key"], markup=False)
+        shown.line(made["key"])
         shown.notice("Keep it now: it is shown this once and stored only as a digest.")
 
 
@@ -69,4 +69,4 @@ def revoke_key(shown: Shown, key_id: str) -> None:
     if shown.as_json:
         shown.json(revoked)
     else:
-        shown.out.print(f"Revoked {key_id}.", markup=False)
+        shown.line(f"Revoked {key_id}.")

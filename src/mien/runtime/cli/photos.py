@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mien.runtime.cli.frame import Shown, options, read_photo
+from mien.runtime.cli.frame import Shown, options, policy_options, read_photo
 
 if TYPE_CHECKING:
     from mien.runtime.client import Client
 
 _ATTRIBUTES = ("quality", "pose", "liveness", "eyes", "emotion", "objects")
 _PHOTO = click.Path(path_type=Path, dir_okay=False)
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+"""What --annotate writes, by the file name's ending."""
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+def photos_in(paths: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
+    """Each photo and its name: the path below the folder that was given, with its sub-folders."""
+    for path in paths:
+        if not path.is_dir():
+            yield path, path.name
+            continue
+        for folder, inner, names in os.walk(path):
+            inner.sort()
+            for name in sorted(names):
+                file = Path(folder) / name
+                if file.suffix.lower() in _SUFFIXES and not name.startswith("."):
+                    yield file, file.relative_to(path).as_posix()
+
+
+async def called(client: Client, path: str, photo: Path, **sent: Any) -> dict[str, Any]:
+    """POST about one photo; what is wrong with the photo is told with its name."""
+    from mien.runtime.client import Answered
+
+    try:
+        reply: dict[str, Any] = await client.call("POST", path, **sent)
+    except Answered as error:
+        if not error.of_one_photo:
+            raise
+        raise error.named(str(photo)) from None
+    return reply
 
 
 def upload(data: bytes) -> tuple[str, bytes, str]:
@@ -42,7 +75,7 @@ def _show_faces(shown: Shown, path: Path, reply: dict[str, Any], asked: tuple[st
     size = reply["image"]
     title = f"{path}  {size['width']}x{size['height']}"
     if not faces:
-        shown.out.print(f"{path}: no face found", markup=False)
+        shown.line(f"{path}: no face found")
     else:
         columns = [">#", "box (px)", ">confidence", ">quality", "lowered by"]
         if "pose" in asked or "quality" in asked:
@@ -74,11 +107,11 @@ def _show_faces(shown: Shown, path: Path, reply: dict[str, Any], asked: tuple[st
         shown.table(columns, rows, title)
     if reply.get("objects"):
         seen = ", ".join(f"{o['label']} {o['confidence']:.0%}" for o in reply["objects"])
-        shown.out.print(f"  objects: {seen}", markup=False)
+        shown.line(f"  objects: {seen}")
 
 
 @click.command()
-@click.argument("photos", nargs=-1, required=True, type=_PHOTO, metavar="PHOTO…")
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO…")
 @click.option(
     "--attributes", "-a", default="quality", help=f"What to tell, of {','.join(_ATTRIBUTES)} (or all)."
 )
@@ -100,63 +133,92 @@ def detect(
     max_faces: int,
     min_confidence: float,
 ) -> int:
-    """Find the faces in photos. Exit code 1 if no photo has one."""
+    """Find the faces in photos, in all photos of folders, or in one from stdin (-).
+
+    Exit code 3 if some photos could not be read, 1 if no photo has a face.
+    """
     asked = (
         _ATTRIBUTES if attributes == "all" else tuple(a.strip() for a in attributes.split(",") if a.strip())
     )
     if unknown := sorted(set(asked) - set(_ATTRIBUTES)):
         raise click.UsageError(f"There is no attribute {unknown[0]!r}; there are {', '.join(_ATTRIBUTES)}.")
-    if annotate is not None and len(photos) > 1 and annotate.exists() and not annotate.is_dir():
-        raise click.UsageError("--annotate must be a folder for several photos.")
-    contents = [read_photo(path) for path in photos]
+    found = list(photos_in(photos))
+    if not found:
+        raise click.ClickException("There is no photo (JPEG, PNG, WebP, BMP, TIFF) there.")
+    alone = len(photos) == 1 and not photos[0].is_dir()
+    if annotate is not None:
+        check_target(annotate, several=not alone)
     fields = {
         "attributes": ",".join(asked),
         "thorough": str(thorough).lower(),
         "max_faces": str(max_faces),
         "min_confidence": str(min_confidence),
     }
+    replies: list[tuple[Path, dict[str, Any]]] = []
+    faults: list[dict[str, str]] = []
 
-    async def work(client: Client) -> list[dict[str, Any]]:
-        return [
-            await client.call("POST", "/v1/detect", data=fields, files={"file": upload(data)})
-            for data in contents
-        ]
-
-    replies = shown.run(work, models=True)
-    for path, data, reply in zip(photos, contents, replies, strict=True):
+    async def one(client: Client, path: Path, name: str) -> None:
+        data = read_photo(path)
+        reply = await called(client, "/v1/detect", path, data=fields, files={"file": upload(data)})
         if annotate is not None:
-            target = annotate / path.name if len(photos) > 1 else annotate
-            write_annotated(target, data, reply["faces"], [""] * len(reply["faces"]))
+            into = annotate_target(annotate, name, several=not alone)
+            write_annotated(into, data, reply["faces"], [""] * len(reply["faces"]))
+        replies.append((path, reply))
+
+    async def work(client: Client) -> None:
+        from mien.runtime.client import Answered
+
+        for path, name in found:
+            try:
+                await one(client, path, name)
+            except (Answered, click.ClickException) as error:
+                photo_only = not isinstance(error, Answered) or error.of_one_photo
+                if alone or not photo_only or isinstance(error, click.UsageError):
+                    raise
+                faults.append({"path": str(path), "error": error.message})
+
+    shown.run(work, models=True)
     if shown.as_json:
-        shown.json({"photos": [{"path": str(p), **r} for p, r in zip(photos, replies, strict=True)]})
+        document: dict[str, Any] = {"photos": [{"path": str(p), **r} for p, r in replies]}
+        shown.json({**document, "errors": faults} if not alone else document)
     else:
-        for path, reply in zip(photos, replies, strict=True):
+        for path, reply in replies:
             _show_faces(shown, path, reply, asked)
-    return 0 if any(reply["faces"] for reply in replies) else 1
+    for fault in faults:
+        shown.fault(fault["error"])
+    if faults:
+        return 3
+    return 0 if any(reply["faces"] for _, reply in replies) else 1
 
 
 @click.command()
 @click.argument("source", type=_PHOTO)
 @click.argument("target", type=_PHOTO)
-@click.option("--score", type=float, help="Match from this cosine similarity on.")
-@click.option("--fmr", type=float, help="Match at this false match rate (default 0.001).")
+@policy_options("score", "distance", "fmr")
 @options
-def compare(shown: Shown, source: Path, target: Path, score: float | None, fmr: float | None) -> int:
-    """Compare all faces of two photos. Exit code 1 if none match."""
-    if score is not None and fmr is not None:
-        raise click.UsageError("Give --score or --fmr, not both.")
+def compare(shown: Shown, source: Path, target: Path, policy: dict[str, float] | None) -> int:
+    """Compare all faces of two photos. Exit code 1 if none match.
+
+    Without an option a match is one at a false match rate of 0.001.
+    """
     first, second = read_photo(source), read_photo(target)
-    policy = {"score": score} if score is not None else {"fmr": fmr} if fmr is not None else None
 
     async def work(client: Client) -> dict[str, Any]:
-        import json
+        from mien.runtime.client import Answered
 
-        reply: dict[str, Any] = await client.call(
-            "POST",
-            "/v1/compare",
-            data={"policy": json.dumps(policy)} if policy else {},
-            files={"source": upload(first), "target": upload(second)},
-        )
+        try:
+            reply: dict[str, Any] = await client.call(
+                "POST",
+                "/v1/compare",
+                data={"policy": json.dumps(policy)} if policy else {},
+                files={"source": upload(first), "target": upload(second)},
+            )
+        except Answered as error:
+            if not error.of_one_photo:
+                raise
+            # The answer does not say which of the two it is: the first is looked at alone.
+            await called(client, "/v1/detect", source, files={"file": upload(first)})
+            raise error.named(str(target)) from None
         return reply
 
     reply = shown.run(work, models=True)
@@ -171,7 +233,7 @@ def _show_pairs(shown: Shown, source: Path, target: Path, reply: dict[str, Any])
     left, right = reply["source"]["faces"], reply["target"]["faces"]
     for path, faces in ((source, left), (target, right)):
         if not faces:
-            shown.out.print(f"{path}: no face found", markup=False)
+            shown.line(f"{path}: no face found")
     matched = {(pair["source"], pair["target"]): pair for pair in reply["matches"]}
     rows = []
     for i, scores in enumerate(reply["scores"]):
@@ -205,7 +267,27 @@ def _show_pairs(shown: Shown, source: Path, target: Path, reply: dict[str, Any])
         limit = reply["threshold"]
         cost = f", misses {limit['fnmr']:.1%} of true matches" if limit.get("fnmr") is not None else ""
         rate = f" (false match rate {limit['fmr']:.2g}{cost})" if limit.get("fmr") is not None else ""
-        shown.out.print(f"  a match from score {limit['score']:.3f} on{rate}", style="dim", markup=False)
+        shown.line(f"  a match from score {limit['score']:.3f} on{rate}", "dim")
+
+
+def check_target(target: Path, *, several: bool) -> None:
+    """UsageError, before any work, for an --annotate that can't be written as the photos ask for."""
+    if not target.parent.is_dir():
+        raise click.UsageError(f"--annotate: there is no folder {target.parent}.")
+    if several and (target.suffix.lower() in FORMATS or target.exists()) and not target.is_dir():
+        raise click.UsageError(f"--annotate must be a folder for several photos; {target} is a file's name.")
+    if not several and not target.is_dir() and target.suffix.lower() not in FORMATS:
+        raise click.UsageError(
+            f"--annotate writes {', '.join(FORMATS)}, not {target.suffix or 'a name without ending'}."
+        )
+
+
+def annotate_target(target: Path, name: str, *, several: bool) -> Path:
+    """Where the marked photo goes; `name` is the photo's path below the folder that was given."""
+    if not several and not target.is_dir():
+        return target
+    inner = Path("photo.jpg" if name == "-" else name)
+    return target / (inner if inner.suffix.lower() in FORMATS else inner.with_name(inner.name + ".jpg"))
 
 
 def write_annotated(target: Path, data: bytes, faces: list[dict[str, Any]], labels: list[str]) -> None:

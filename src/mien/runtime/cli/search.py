@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mien.runtime.cli.frame import Shown, options, quoted, read_photo
-from mien.runtime.cli.photos import place, upload, write_annotated
+from mien.runtime.cli.frame import Shown, options, policy_options, quoted, read_photo
+from mien.runtime.cli.photos import (
+    annotate_target,
+    called,
+    check_target,
+    place,
+    upload,
+    write_annotated,
+)
 
 if TYPE_CHECKING:
     from mien.runtime.client import Client
@@ -19,9 +26,7 @@ if TYPE_CHECKING:
 @click.argument("collection")
 @click.argument("photo", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--max-matches", "-n", type=click.IntRange(1, 1000), default=5, show_default=True)
-@click.option("--score", type=float, help="Match from this cosine similarity on.")
-@click.option("--fmr", type=float, help="Match at this false match rate.")
-@click.option("--fpir", type=float, help="Match at this rate of naming a stranger (default 0.01).")
+@policy_options("score", "distance", "fmr", "fpir")
 @click.option("--persons", is_flag=True, help="Search for persons instead of faces.")
 @click.option(
     "--annotate", type=click.Path(path_type=Path, dir_okay=False), help="Write the photo with names."
@@ -33,17 +38,14 @@ def search(
     collection: str,
     photo: Path,
     max_matches: int,
-    score: float | None,
-    fmr: float | None,
-    fpir: float | None,
+    policy: dict[str, float] | None,
     persons: bool,
     annotate: Path | None,
     thorough: bool,
 ) -> int:
     """Search COLLECTION for every face of PHOTO. Exit code 1 if nobody is found."""
-    policy = {n: v for n, v in (("score", score), ("fmr", fmr), ("fpir", fpir)) if v is not None}
-    if len(policy) > 1:
-        raise click.UsageError("Give one of --score, --fmr and --fpir.")
+    if annotate is not None:
+        check_target(annotate, several=False)
     data = read_photo(photo)
     fields = {"max_matches": str(max_matches), "thorough": str(thorough).lower()}
     if policy:
@@ -52,7 +54,7 @@ def search(
 
     async def work(client: Client) -> tuple[dict[str, Any], dict[str, str]]:
         path = f"/v1/collections/{quoted(collection)}"
-        reply = await client.call("POST", f"{path}/{what}", data=fields, files={"file": upload(data)})
+        reply = await called(client, f"{path}/{what}", photo, data=fields, files={"file": upload(data)})
         names: dict[str, str] = {}
         if not persons:
             # Matches carry persons' ids: their names are asked for, each once.
@@ -65,7 +67,8 @@ def search(
     reply, names = shown.run(work, models=True)
     faces = reply["faces"]
     if annotate is not None:
-        write_annotated(annotate, data, faces, [_label(face, names) for face in faces])
+        target = annotate_target(annotate, photo.name, several=False)
+        write_annotated(target, data, faces, [_label(face, names) for face in faces])
     if shown.as_json:
         shown.json(reply)
     else:
@@ -112,16 +115,16 @@ def _show(shown: Shown, reply: dict[str, Any], names: dict[str, str], *, persons
     if rows:
         shown.table([">#", "box (px)", "who", "face", ">score", ">similarity"], rows)
     if reply.get("note"):
-        shown.out.print(f"  {reply['note']}", markup=False)
+        shown.line(f"  {reply['note']}")
     for left in reply["unsearched"]:
-        shown.out.print(f"  not searched: {place(left)} ({', '.join(left['reasons'])})", markup=False)
+        shown.line(f"  not searched: {place(left)} ({', '.join(left['reasons'])})")
     limit = reply["threshold"]
     facts = [f"a match from score {limit['score']:.3f} on"]
     if limit.get("fpir") is not None:
         facts.append(f"names a stranger in {limit['fpir']:.2%} of searches")
     if limit.get("fnmr") is not None:
         facts.append(f"misses {limit['fnmr']:.1%} of true matches")
-    shown.out.print(f"  {', '.join(facts)} (gallery of {limit['gallery_size']})", style="dim", markup=False)
+    shown.line(f"  {', '.join(facts)} (gallery of {limit['gallery_size']})", "dim")
 
 
 def _similarity(match: dict[str, Any]) -> str:
