@@ -74,7 +74,7 @@ def raw_models(store: ModelStore, choice: RuntimeChoice, photo: BenchPhoto) -> W
 
 
 def opencv(store: ModelStore, photo: BenchPhoto) -> Work:
-    """This environment's OpenCV on the same files: `FaceDetectorYN` at the photo's size (as most use
+    """This environment's OpenCV (5) on the same files: `FaceDetectorYN` at the photo's size (as most use
     it) and `FaceRecognizerSF`. A hint; `make bench` compares with OpenCV 4 in its own environment."""
     detector = cv2.FaceDetectorYN.create(str(store.path("yunet")), "", (320, 320), 0.6)
     recogniser = cv2.FaceRecognizerSF.create(str(store.path("sface")), "")
@@ -141,12 +141,12 @@ def run(store: ModelStore, rounds: int = 25) -> dict[str, dict[str, float]]:
                     "raw models": raw_models(store, choice, photo),
                     "pipeline": lambda data=data, of=analyzer: of.analyze(data, EMBED),  # type: ignore[misc]
                     "pipeline and quality": lambda data=data, of=analyzer: of.analyze(data, FULL),  # type: ignore[misc]
-                    "opencv here": opencv(store, photo),
+                    "OpenCV 5": opencv(store, photo),
                 },
                 rounds,
             )
             took["share of raw speed"] = took["raw models"] / took["pipeline"]
-            took["times opencv here"] = took["opencv here"] / took["pipeline"]
+            took["times OpenCV 5"] = took["OpenCV 5"] / took["pipeline"]
             results[f"{photo.name}, {name}"] = took
         sizes = {p.name: p.path.read_bytes() for p in (two_megapixels(), twelve_megapixels())}
         took = in_turns(
