@@ -211,7 +211,7 @@ BODIES: list[tuple[str, dict[str, Any], int]] = [
     ("cut off", {"files": file(photo_bytes("six_faces")[:5000])}, 422),
     ("no file", {"files": {"other": ("a", b"x")}}, 422),
     ("base64 broken", {"json": {"image": "####"}}, 422),
-    ("base64 with spaces", {"json": {"image": "aGVs bG8="}}, 422),
+    ("base64 with a stop", {"json": {"image": "aGVs.bG8="}}, 422),
     ("base64 empty", {"json": {"image": ""}}, 422),
     ("base64 a number", {"json": {"image": 7}}, 422),
     ("data URL not base64", {"json": {"image": "data:image/png,abc"}}, 422),
@@ -252,6 +252,90 @@ async def test_bodies_that_are_refused(
 
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n%s\r\n%s--b--\r\n'
 FIELD = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+
+
+@pytest.mark.parametrize(
+    ("sent", "fault"),
+    [
+        ({"max_faces": "many"}, {"detail": "must be a whole number", "pointer": "/max_faces"}),
+        ({"max_faces": 0}, {"detail": "must be at least 1", "pointer": "/max_faces"}),
+        ({"max_matches": 1001}, {"detail": "must be at most 1000", "pointer": "/max_matches"}),
+        ({"min_confidence": "x"}, {"detail": "must be a number", "pointer": "/min_confidence"}),
+        ({"thorough": "maybe"}, {"detail": "must be true or false", "pointer": "/thorough"}),
+        (
+            {"face_id": "nobody"},
+            {"detail": "must be a UUID, such as 0198c1f2-7d6a-7cc0-9f4e-3a5b7c9d1e2f", "pointer": "/face_id"},
+        ),
+        (
+            {"quality_filter": "best"},
+            {"detail": "must be 'none', 'low', 'medium' or 'high'", "pointer": "/quality_filter"},
+        ),
+        (
+            {"policy": {"luck": 1}},
+            {"detail": "is not known; known are score, distance, fmr, fpir", "pointer": "/policy/luck"},
+        ),
+        (
+            {"policy": '{"luck": 1}'},
+            {"detail": "is not known; known are score, distance, fmr, fpir", "pointer": "/policy/luck"},
+        ),
+        ({"policy": "{"}, {"detail": "must be JSON", "pointer": "/policy"}),
+        ({"policy": 3}, {"detail": "must be a JSON object", "pointer": "/policy"}),
+        ({"space": "x" * 256}, {"detail": "must have at most 255 characters", "pointer": "/space"}),
+        (
+            {"filters": {"metadata": {"a/b": []}}},
+            {
+                "detail": "must be a text or a whole number or a number or true or false",
+                "pointer": "/filters/metadata/a~1b",
+            },
+        ),
+        ({"embedding": [0.5, True]}, {"detail": "must be a number", "pointer": "/embedding/1"}),
+        ({"score": 0.4}, {"detail": 'is no member here: say policy: {"score": 0.4}', "pointer": "/score"}),
+        (
+            {"threshold": "0.4"},
+            {"detail": 'is no member here: say policy: {"score": 0.4}', "pointer": "/threshold"},
+        ),
+    ],
+)
+async def test_faults_are_told_in_plain_words(api: Api, sent: dict[str, Any], fault: dict[str, str]) -> None:
+    body = problem(await api.post("/v1/collections/a/search", json=sent), 422)
+    assert body["errors"] == [fault]
+    assert fault["detail"] in body["detail"]
+
+
+async def test_faults_name_parameters_and_known_members(api: Api, astronaut: bytes) -> None:
+    body = problem(await api.get("/v1/collections/a/faces/nobody?limit=x"), 422)
+    assert [fault["parameter"] for fault in body["errors"]] == ["face_id"]
+    body = problem(await api.get("/v1/collections/a/faces?limit=0"), 422)
+    assert body["errors"] == [{"detail": "must be at least 1", "parameter": "limit"}]
+    assert body["detail"] == "limit must be at least 1."
+    body = problem(await api.post("/v1/collections", json={"title": "a", "name": "a"}), 422)
+    assert body["detail"] == "title is not known; known are name, description, metadata, policy."
+    body = problem(await api.post("/v1/collections", json={"name": "a", "fmr": 0.01}), 422)
+    assert 'say policy: {"fmr": 0.01}' in body["detail"]
+    body = problem(await api.post("/v1/collections", json={}), 422)
+    assert body["errors"] == [{"detail": "is missing", "pointer": "/name"}]
+    headers = {"content-type": "application/json"}
+    body = problem(await api.post("/v1/collections", content=b'{"name', headers=headers), 422)
+    assert body["errors"] == [{"detail": "is no valid JSON", "pointer": ""}]
+    image = {"content": astronaut, "headers": {"content-type": "image/png"}}
+    body = problem(await api.post("/v1/detect?max_faces=x", **image), 422)
+    assert body["errors"] == [{"detail": "must be a whole number", "parameter": "max_faces"}]
+
+
+async def test_base64_in_lines_and_for_urls(api: Api, astronaut: bytes) -> None:
+    wanted = (await api.post("/v1/detect", json={"image": b64(astronaut)})).json()
+    assert len(wanted["faces"]) == 1
+    lines = base64.encodebytes(astronaut).decode()
+    for_urls = base64.urlsafe_b64encode(astronaut).decode()
+    assert "-" in for_urls
+    for sent in (lines, lines.replace("\n", "\r\n"), for_urls, for_urls.rstrip("=")):
+        assert (await api.post("/v1/detect", json={"image": sent})).json() == wanted
+    # As `-d "{\"image\": \"$(base64 photo.png)\"}"` sends it.
+    raw = f'{{"image": "{lines}"}}'.encode()
+    answer = await api.post("/v1/detect", content=raw, headers={"content-type": "application/json"})
+    assert answer.json() == wanted
+    for bad in ("!!", "AAAAA", "é"):
+        assert "base64" in problem(await api.post("/v1/detect", json={"image": bad}), 422)["detail"]
 
 
 async def test_text_that_is_not_utf8(api: Api, astronaut: bytes) -> None:

@@ -34,7 +34,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
     async def search(name: str, request: Request, who: Principal = Depends(authenticate)) -> Response:
         """Search with every face of a photo, with a stored face, or with an embedding."""
         photos, fields = await read_photos(request, _ONE, service.limits)
-        options = options_of(SearchOptions, fields, form=is_form(request))
+        options = options_of(SearchOptions, fields, request)
         wanted = options.to_request()
         photo = photos.get("file")
         _one_of(image=photo, face_id=options.face_id, embedding=options.embedding)
@@ -63,7 +63,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
     async def index_faces(name: str, request: Request, who: Principal = Depends(authenticate)) -> Response:
         """Store the faces of a photo, all or none; those left out come with their reasons."""
         photo = await read_photo(request, service.limits)
-        options = options_of(IndexOptions, photo.fields, form=is_form(request))
+        options = options_of(IndexOptions, photo.fields, request)
         done = await service.faces.index(who.tenant_id, name, photo.data, options.to_request())
         return wire.answer(wire.indexed(done), 201)
 
@@ -115,7 +115,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
         """Index all photos of a zip archive (form) or of an allowed folder (JSON), as a job."""
         if is_form(request):
             async with read_archive(request, service.limits) as (archive, fields):
-                options = options_of(ImportOptions, fields, form=True)
+                options = options_of(ImportOptions, fields, request)
                 if options.folder is not None:
                     raise BadInput("Give a file or a folder, not both.", field="folder")
                 job = await service.imports.from_archive(
@@ -123,7 +123,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
                 )
         else:
             body = await read_json(request, service.limits.field_bytes)
-            options = options_of(ImportOptions, body, form=False)
+            options = options_of(ImportOptions, body, request)
             if options.folder is None:
                 raise BadInput("Send a form with a zip as `file`, or `folder` as JSON.", field="folder")
             job = await service.imports.from_folder(

@@ -11,7 +11,7 @@ from mien.features.collections import replies, wire
 from mien.features.collections.requests import options_of, photo_body, shown
 from mien.features.collections.schemas import CreatePerson, FaceIds, PersonSearchOptions, UpdatePerson
 from mien.features.collections.service import CollectionsService
-from mien.features.collections.uploads import is_form, read_photos
+from mien.features.collections.uploads import read_photos
 from mien.kit.errors import BadInput
 from mien.kit.tenant import Principal
 
@@ -60,7 +60,7 @@ def person_routes(
     async def search_persons(name: str, request: Request, who: Principal = Depends(authenticate)) -> Response:
         """Persons for every face of a photo, or for a stored face, by best and mean score."""
         photos, fields = await read_photos(request, {"file": "image"}, service.limits)
-        options = options_of(PersonSearchOptions, fields, form=is_form(request))
+        options = options_of(PersonSearchOptions, fields, request)
         wanted = options.to_request()
         if ("file" in photos) == (options.face_id is not None):
             raise BadInput("Give one of image, face_id.", field="image")

@@ -10,7 +10,7 @@ from mien.features.collections import replies, wire
 from mien.features.collections.requests import options_of, photo_body, shown
 from mien.features.collections.schemas import CompareOptions, DetectOptions, to_policy
 from mien.features.collections.service import CollectionsService
-from mien.features.collections.uploads import is_form, read_photo, read_photos
+from mien.features.collections.uploads import read_photo, read_photos
 from mien.kit.errors import BadInput
 from mien.kit.tenant import Principal
 
@@ -29,7 +29,7 @@ def photo_routes(service: CollectionsService, authenticate: Callable[..., Awaita
     async def detect(request: Request, who: Principal = Depends(authenticate)) -> Response:
         """The faces of a photo, largest first. No face is an empty list, not an error."""
         photo = await read_photo(request, service.limits)
-        options = options_of(DetectOptions, photo.fields, form=is_form(request))
+        options = options_of(DetectOptions, photo.fields, request)
         found = await service.photos.detect(
             who.tenant_id,
             photo.data,
@@ -52,7 +52,7 @@ def photo_routes(service: CollectionsService, authenticate: Callable[..., Awaita
         photos, fields = await read_photos(request, _BOTH, service.limits)
         if len(photos) < 2:
             raise BadInput("Give two photos: source and target.", field="source")
-        options = options_of(CompareOptions, fields, form=is_form(request))
+        options = options_of(CompareOptions, fields, request)
         compared = await service.photos.compare(
             who.tenant_id,
             photos["source"],

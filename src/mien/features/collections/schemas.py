@@ -7,7 +7,7 @@ import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from mien.features.collections.checks import QUALITY_LEVELS
 from mien.features.collections.records import Filters, IndexRequest, SearchRequest
@@ -147,7 +147,7 @@ class SearchOptions(QualityOptions):
     """What to search for, if not a photo, and how."""
 
     face_id: UUID | None = Field(None, description="Search with this stored face.")
-    embedding: Annotated[list[float] | None, BeforeValidator(_from_text)] = Field(
+    embedding: Annotated[list[Annotated[float, Strict()]] | None, BeforeValidator(_from_text)] = Field(
         None, max_length=8192, description="Search with this embedding; `space` must be given, too."
     )
     space: str | None = Field(None, max_length=255, description="The space of `embedding`.")

@@ -20,6 +20,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from mien.features.collections.limits import CollectionLimits
 from mien.kit.errors import BadInput, TooLarge, UnsupportedFormat
+from mien.kit.units import size_text
+
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+"""The alphabet for URLs to the usual one."""
 
 _SPOOL = 1 << 20
 """An archive over this many bytes goes to a temporary file."""
@@ -48,7 +52,7 @@ class Bytes:
 
     async def write(self, data: bytes) -> None:
         if len(self.data) + len(data) > self._limit:
-            raise TooLarge(f"The photo is over {self._limit} bytes.", limit_bytes=self._limit)
+            raise TooLarge(f"The photo is over {size_text(self._limit)}.", limit_bytes=self._limit)
         self.data += data
 
 
@@ -63,7 +67,7 @@ class Spool:
     async def write(self, data: bytes) -> None:
         self.size += len(data)
         if self.size > self._limit:
-            raise TooLarge(f"The archive is over {self._limit} bytes.", limit_bytes=self._limit)
+            raise TooLarge(f"The archive is over {size_text(self._limit)}.", limit_bytes=self._limit)
         if self.size > _SPOOL:
             await asyncio.to_thread(self.file.write, data)
         else:
@@ -209,13 +213,14 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
         async for chunk in request.stream():
             body += chunk
             if len(body) > limit:
-                raise TooLarge(f"The body is over {limit} bytes.", limit_bytes=limit)
+                raise TooLarge(f"The body is over {size_text(limit)}.", limit_bytes=limit)
     except ClientDisconnect:
         raise BadInput("The body ended early.") from None
     if not body:
         raise BadInput("The body is empty.")
     try:
-        value = json.loads(body.decode("utf-8"))
+        # Not strict: line ends in a text as they are, as a shell puts what `base64` prints into JSON.
+        value = json.loads(body.decode("utf-8"), strict=False)
     except UnicodeDecodeError:
         raise BadInput("The body is not UTF-8.") from None
     except (ValueError, RecursionError):
@@ -250,8 +255,9 @@ async def read_photos(
         form = await read_form(request, sinks, limits)
         return {name: _filled(bytes(sink.data), name) for name, sink in sinks.items()}, dict(form)
     if kind == "application/json" or kind.endswith("+json"):
-        # Base64 takes four bytes for three.
-        body = await read_json(request, len(names) * (limits.photo_bytes * 4 // 3 + 4) + limits.field_bytes)
+        # Base64 takes four bytes for three, and a line of 76 up to four more for its end (in JSON "\\r\\n").
+        each = limits.photo_bytes * 4 // 3 * 80 // 76 + 8
+        body = await read_json(request, len(names) * each + limits.field_bytes)
         photos = {
             name: _base64(body.pop(member), member, limits.photo_bytes)
             for name, member in names.items()
@@ -313,17 +319,24 @@ def _filled(data: bytes, name: str) -> bytes:
 
 
 def _base64(value: object, member: str, limit: int) -> bytes:
-    """Strict base64 (RFC 4648, section 4), also behind a `data:` URL's header."""
+    """Base64 (RFC 4648, sections 4 and 5), in lines or in one, also behind a `data:` URL's header."""
     if not isinstance(value, str):
         raise BadInput(f"{member} must be a text of base64.", field=member)
     if value.startswith("data:"):
         head, comma, value = value.partition(",")
         if not comma or not head.endswith(";base64"):
             raise BadInput(f"{member} is a data URL without base64.", field=member)
-    if len(value) > limit * 4 // 3 + 4:
-        raise TooLarge(f"The photo is over {limit} bytes.", limit_bytes=limit)
     try:
-        data = base64.b64decode(value.encode("ascii"), validate=True)
-    except (ValueError, binascii.Error):
+        raw = value.encode("ascii")
+        try:
+            data = base64.b64decode(raw, validate=True)
+        except binascii.Error:
+            raw = raw.translate(_STANDARD, b" \t\r\n\v\f")
+            if b"=" not in raw:  # section 5 lets it away
+                raw += b"=" * (-len(raw) % 4)
+            data = base64.b64decode(raw, validate=True)
+    except ValueError:
         raise BadInput(f"{member} is no valid base64.", field=member) from None
+    if len(data) > limit:
+        raise TooLarge(f"The photo is over {size_text(limit)}.", limit_bytes=limit)
     return _filled(data, member)

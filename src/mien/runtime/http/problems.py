@@ -18,6 +18,7 @@ from starlette.types import Message, Send
 
 from mien.kit.errors import Busy, MienError
 from mien.runtime.http.addressed import methods_at
+from mien.runtime.http.faults import faults_of, summary_of
 
 log = structlog.get_logger("mien.http")
 
@@ -35,10 +36,11 @@ _CODES = {
 
 
 class FieldFault(BaseModel):
-    """One field of a request that does not fit."""
+    """One place of a request that does not fit: in the body, or a parameter."""
 
-    pointer: str = Field(description="JSON pointer into the body, or query/header/path and the name.")
-    message: str
+    detail: str = Field(description="What does not fit, in words.")
+    pointer: str | None = Field(None, description="JSON pointer into the body; empty for all of it.")
+    parameter: str | None = Field(None, description="Name of the parameter in the path, query or header.")
 
 
 class Problem(BaseModel):
@@ -120,14 +122,6 @@ def request_id_of(scope: Mapping[str, Any]) -> str:
     return str(scope.get("mien.request_id", ""))
 
 
-def _pointer(where: Sequence[int | str]) -> str:
-    """('body', 'faces', 0, 'id') -> '/faces/0/id'; ('query', 'limit') -> 'query/limit'."""
-    if not where:
-        return ""
-    head, *rest = [str(part).replace("~", "~0").replace("/", "~1") for part in where]
-    return "/" + "/".join(rest) if head == "body" else "/".join([head, *rest])
-
-
 async def _mien_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MienError)
     if error.status >= 500 and not isinstance(error, Busy):
@@ -138,15 +132,14 @@ async def _mien_error(request: Request, error: Exception) -> Response:
 async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # The input itself is left out of the answer: it may hold a photo or a key.
-    faults = [{"pointer": _pointer(fault["loc"]), "message": fault["msg"]} for fault in error.errors()]
-    summary = "; ".join(f"{fault['pointer'] or 'body'}: {fault['message']}" for fault in faults[:3])
+    faults = faults_of(error, request)
     body = document(
         status=422,
         code="bad-input",
         title="The request can't be used as it is",
-        detail=f"{summary}." if summary else "The request does not fit.",
+        detail=summary_of(faults),
         request_id=request_id_of(request.scope),
-        facts={"errors": faults[:100]},
+        facts={"errors": faults},
     )
     return Response(_json(body), 422, media_type=MEDIA_TYPE)
 
