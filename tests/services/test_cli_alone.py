@@ -1,7 +1,8 @@
-"""Commands that are the folder's owner themselves, run in this process: what they say when things go wrong."""
+"""Commands that own the folder themselves, run in this process: what they say when things go wrong."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -10,12 +11,19 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mien.runtime.cli import main
+from mien.runtime.cli.frame import Shown
+from mien.runtime.cli.jobs import follow
+from mien.runtime.client import Answered, connect
+from mien.runtime.settings import get_settings
+from mien.vision.models.catalog import INSIGHTFACE_LICENCE
+from tests.given_models import FILES, SHARED, pull
 from tests.photos import photo
 
 
@@ -49,7 +57,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ):
             main(list(arguments))
         out.flush()
-        raw = out.buffer.getvalue()  # type: ignore[attr-defined]
+        raw = out.buffer.getvalue()
         return Done(int(ended.value.code or 0), raw.decode("utf-8"), err.getvalue())
 
     return run
@@ -79,7 +87,7 @@ def test_a_fault_of_all_photos_ends_index_with_its_words(run: Run) -> None:
 
 def test_names_that_are_not_utf8_stay_json(run: Run, tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xff.png"
-    shutil.copy(photo("astronaut"), path)
+    Path(os.fsdecode(path)).write_bytes(photo("astronaut").read_bytes())
     given = os.fsdecode(path)
     assert run("detect", given, "--json").json["photos"][0]["path"].endswith("caf\ufffd.png")
     assert "caf\ufffd.png" in run("detect", given).stdout
@@ -217,3 +225,97 @@ def test_the_help_page_has_its_usage_once(run: Run) -> None:
         done = run(*arguments)
         assert done.code == 2
         assert done.stderr.count("Usage:") == 1
+
+
+def test_a_file_as_data_folder_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MIEN_DATA_DIR", str(tmp_path / "file"))
+    for arguments in (["collections", "list"], ["status"], ["models", "use", "sface"]):
+        done = run(*arguments)
+        assert done.code == 4, arguments
+        assert "MIEN_DATA_DIR" in done.stderr
+
+
+def test_missing_models_are_told_with_what_to_do(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIEN_MODELS_DIR", str(tmp_path / "models"))
+    done = run("detect", str(photo("astronaut")), "--json")
+    assert (done.code, done.json["code"]) == (4, "model-error")
+    assert done.stderr.startswith("mien: The model yunet of the pack sface is missing")
+    assert "mien models import" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_licence_is_asked_for_at_use_too(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_models: Path
+) -> None:
+    monkeypatch.setenv("MIEN_MODELS_DIR", str(given_models))
+    monkeypatch.setenv("MIEN_PACK", "insightface-s")
+    people = tmp_path / "people"
+    for person in ("ann", "bob"):
+        (people / person).mkdir(parents=True)
+        shutil.copy(photo("astronaut"), people / person)
+    for arguments in (
+        ["detect", str(photo("astronaut"))],
+        ["index", "c", str(photo("astronaut"))],
+        ["calibrate", str(people), "--pack", "insightface-s"],
+    ):
+        done = run(*arguments)
+        assert done.code == 4, done.stderr
+        assert f"MIEN_ACCEPT_LICENCES={INSIGHTFACE_LICENCE.id}" in done.stderr
+    assert INSIGHTFACE_LICENCE.id in run("status", "--json").json["packs"]["insightface-s"]
+    packs = {pack["name"]: pack for pack in run("models", "list", "--json").json["packs"]}
+    assert packs["insightface-s"]["licence_to_accept"] == INSIGHTFACE_LICENCE.id
+    assert packs["sface"]["licence_to_accept"] is None
+    # Accepted for one command, or in the settings.
+    accept = ["--accept-licence", INSIGHTFACE_LICENCE.id]
+    assert run("calibrate", str(people), *accept).code != 4
+    monkeypatch.setenv("MIEN_ACCEPT_LICENCES", INSIGHTFACE_LICENCE.id)
+    assert run("detect", str(photo("astronaut"))).code == 0
+
+
+@pytest.fixture(scope="module")
+def given_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the models that only an operator can give."""
+    if not all((SHARED / file).is_file() for file in FILES.values()):
+        pytest.skip("the models that are given as files are not on this machine")
+    folder = tmp_path_factory.mktemp("given")
+    pull(folder)
+    return folder
+
+
+def test_commands_print_no_key_and_the_last_one_is_not_revoked_by_the_way(run: Run) -> None:
+    done = run("collections", "list")
+    assert done.code == 1
+    assert "mien_" not in done.stdout + done.stderr
+    assert run("keys", "list", "--json").json == {"keys": []}
+    made = run("keys", "create", "--expires-in-days", "2", "--json").json
+    left = datetime.fromisoformat(made["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=1.9) < left < timedelta(days=2)
+    done = run("keys", "revoke", made["id"])
+    assert done.code == 2
+    assert "last administrator" in done.stderr
+    second = run("keys", "create", "--json").json
+    assert run("keys", "revoke", made["id"]).code == 0
+    assert run("keys", "revoke", second["id"], "--yes").code == 0
+
+
+def test_folders_are_imported_where_the_operator_allows_it(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(photo("astronaut"), folder)
+
+    async def imported(**given: Any) -> tuple[int, dict[str, Any]]:
+        async with connect(get_settings(data_dir=tmp_path / "data", offline=True, **given)) as client:
+            with contextlib.suppress(Answered):
+                await client.call("POST", "/v1/collections", json={"name": "c"})
+            try:
+                job = await client.call("POST", "/v1/collections/c/imports", json={"folder": str(folder)})
+            except Answered as error:
+                return error.status, {}
+            return 202, await follow(Shown(as_json=True, data_dir=None), client, job["id"])
+
+    assert asyncio.run(imported())[0] == 403
+    status, job = asyncio.run(imported(import_roots=(tmp_path,)))
+    assert (status, job["state"], job["result"]["faces"]) == (202, "succeeded", 1)

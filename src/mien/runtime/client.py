@@ -123,7 +123,7 @@ async def connect(
                 try:
                     if prepare is not None:
                         prepare(settings)
-                    async with _in_process(settings, notice) as client:
+                    async with _in_process(settings) as client:
                         yield client
                 finally:
                     owner.release()
@@ -148,14 +148,12 @@ def _http(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
 
 
 @asynccontextmanager
-async def _in_process(settings: Settings, notice: Notice) -> AsyncIterator[Client]:
+async def _in_process(settings: Settings) -> AsyncIterator[Client]:
     from mien.runtime.container import build
     from mien.runtime.http.app import build_app
     from mien.runtime.http.authentication import LocalApp
 
-    services = await build(settings, preload=False)
-    if services.first_key is not None:
-        notice(f"A new data folder. Its administrator's API key, shown this once: {services.first_key}")
+    services = await build(settings, preload=False, first_key=False)
     try:
         transport = httpx.ASGITransport(LocalApp(build_app(services)))
         async with _http(transport) as http:

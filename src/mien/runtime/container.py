@@ -59,12 +59,13 @@ class Services:
     close: Callable[[], Awaitable[None]]
 
 
-async def build(settings: Settings, *, preload: bool = True) -> Services:
+async def build(settings: Settings, *, preload: bool = True, first_key: bool = True) -> Services:
     """Open everything, bring the schema up to date, start jobs and catching up.
 
     Raises SetupError. With `preload` models are loaded behind (`missing` tells when they are), so that
     a server answers at once, and packs that are missing are fetched; without it they are loaded when
-    first used. A request that needs them waits for them.
+    first used. A request that needs them waits for them. Without `first_key` a new tenant stays
+    without a key (a command needs none, and its output may end in a log): the first server makes it.
     """
     async with AsyncExitStack() as stack:
         database = _database(settings)
@@ -73,7 +74,7 @@ async def build(settings: Settings, *, preload: bool = True) -> Services:
 
         tenants = TenantsService(database)
         stack.push_async_callback(tenants.close)
-        tenant_id, first_key = await tenants.bootstrap()
+        tenant_id, made_key = await tenants.bootstrap(with_key=first_key)
 
         bus = _bus(settings)
         stack.push_async_callback(bus.close)
@@ -139,7 +140,7 @@ async def build(settings: Settings, *, preload: bool = True) -> Services:
             blobs=blobs,
             bus=bus,
             tenant_id=tenant_id,
-            first_key=first_key,
+            first_key=made_key,
             cache_stats=lambda: None if cached is None else cached.cache_stats(),
             missing=missing,
             close=stack.pop_all().aclose,
@@ -237,6 +238,7 @@ def _cached(settings: Settings, inner: Pipelines) -> CachedPipelines | None:
 
 def _limits(settings: Settings) -> CollectionLimits:
     return CollectionLimits(
+        import_roots=settings.import_roots,
         photo_bytes=int(settings.limits.photo_mb * _MEGA),
         imports=ImportLimits(archive_bytes=int(settings.limits.import_mb * _MEGA)),
     )

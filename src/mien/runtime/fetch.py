@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, assert_never
 
 import structlog
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mien.vision.analyzer import Analyzer
     from mien.vision.models.packs import Pack, RecognitionPack
     from mien.vision.models.sources import Progress as PullProgress
+    from mien.vision.models.spec import Licence
     from mien.vision.models.store import ModelStore
 
 log = structlog.get_logger("mien.models")
@@ -30,11 +31,50 @@ _RETRY_S = 30.0
 _MEGA = 1_000_000
 
 
-def model_store(settings: Settings) -> ModelStore:
-    """The store that the settings name."""
+def model_store(settings: Settings, accepted: Iterable[str] = ()) -> ModelStore:
+    """The store that the settings name; `accepted` are further licences, accepted for this command."""
     from mien.vision.models.store import ModelStore
 
-    return ModelStore(settings.models_dir, accept_licences=settings.accept_licences, offline=settings.offline)
+    accept = settings.accept_licences | frozenset(accepted)
+    return ModelStore(settings.models_dir, accept_licences=accept, offline=settings.offline)
+
+
+def refused_licence(store: ModelStore, pack: Pack) -> Licence | None:
+    """A licence of the pack's models that needs the operator's word and has it not."""
+    for name in pack.models:
+        licence = store.spec(name).licence
+        if not licence.commercial and licence.id not in store.accept_licences:
+            return licence
+    return None
+
+
+def require_pack(store: ModelStore, pack: Pack, *, offline: bool) -> None:
+    """ModelError saying what to do, unless the pack may be used here and its models are ready.
+
+    The licence is looked at even if the files are there: a copied folder is no acceptance.
+    """
+    licence = refused_licence(store, pack)
+    if licence is not None:
+        raise ModelError(
+            f"The pack {pack.name} is not for commercial use: {licence.id} ({licence.holder}). If your use"
+            f" is allowed, accept it by name: MIEN_ACCEPT_LICENCES={licence.id}.",
+            pack=pack.name,
+            licence=licence.id,
+        )
+    for name in pack.models:
+        check = store.check(name)
+        if check.state != "ready":
+            raise ModelError(_advice(name, check.state, pack, offline=offline), model=name, pack=pack.name)
+
+
+def _advice(model: str, state: str, pack: Pack, *, offline: bool) -> str:
+    fact = f"The model {model} of the pack {pack.name} is {state}"
+    if offline:
+        return (
+            f"{fact}, and nothing is fetched as MIEN_OFFLINE is set: bring it with `mien models import FILE`"
+            f" (`mien models export FILE {pack.name}` writes that file on another machine)."
+        )
+    return f"{fact}; `mien models pull {pack.name}` fetches it."
 
 
 def pack_in_use(settings: Settings) -> RecognitionPack:
@@ -49,7 +89,7 @@ def pack_in_use(settings: Settings) -> RecognitionPack:
 
 
 def pack_states(settings: Settings) -> dict[str, str]:
-    """For people: each pack that matters here, "ready" or what is missing of it."""
+    """For people: each pack that matters here, "ready" or what it lacks (models, a licence's acceptance)."""
     from mien.vision.models.packs import attribute_packs
 
     store = model_store(settings)
@@ -58,6 +98,8 @@ def pack_states(settings: Settings) -> dict[str, str]:
     for pack in packs:
         missing = store.missing(pack.models)
         states[pack.name] = f"missing {', '.join(missing)}" if missing else "ready"
+        if licence := refused_licence(store, pack):
+            states[pack.name] = f"not used: the licence {licence.id} is not accepted"
     return states
 
 
@@ -90,15 +132,32 @@ class PullReport:
 class _Watched:
     """The analyzer, with errors of models that are just being fetched told as what they are."""
 
-    def __init__(self, analyzer: Analyzer, pending: Mapping[str, str]) -> None:
+    def __init__(
+        self, analyzer: Analyzer, pending: Mapping[str, str], store: ModelStore, *, offline: bool
+    ) -> None:
         self._analyzer = analyzer
         self._pending = pending
+        self._store = store
+        self._offline = offline
 
     def analyze(self, data: bytes, request: AnalyzeRequest) -> Analysis:
         try:
             return self._analyzer.analyze(data, request)
         except ModelError as error:
-            raise told(error, self._pending) from error
+            raise self._told(error) from error
+
+    def _told(self, error: ModelError) -> MienError:
+        from mien.vision.models.packs import attribute_packs
+
+        said = told(error, self._pending)
+        if said is error:
+            for pack in attribute_packs():
+                if error.facts.get("model") in pack.models:
+                    try:
+                        require_pack(self._store, pack, offline=self._offline)
+                    except ModelError as advised:
+                        return advised
+        return said
 
 
 def told(error: ModelError, pending: Mapping[str, str]) -> MienError:
@@ -143,10 +202,11 @@ class Fetching:
             max_pixels=int(settings.limits.photo_megapixels * _MEGA),
         )
         try:
+            require_pack(self._store, self._pack, offline=settings.offline)
             analyzer = open_analyzer(self._store, self._pack, choice=choice, limits=limits)
         except ModelError as error:
             raise told(error, self._pending) from error
-        return _Watched(analyzer, self._pending)
+        return _Watched(analyzer, self._pending, self._store, offline=settings.offline)
 
     def missing(self) -> dict[str, str]:
         """Why the recognition pack is not loaded."""
@@ -217,8 +277,8 @@ def fetch_first(settings: Settings) -> None:
     store = model_store(settings)
     pack = pack_in_use(settings)
     missing = store.missing(pack.models)
-    if not missing or settings.fetch == "none" or settings.offline:
-        return
+    if not missing or settings.fetch == "none" or settings.offline or refused_licence(store, pack):
+        return  # who opens the pack tells what it lacks
     console = Console(stderr=True, highlight=False)
     console.print(f"\n  The models of the pack [bold]{pack.name}[/bold] are fetched once:")
     for name in missing:

@@ -12,11 +12,17 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "off": logging.CRITICAL,
+}
 
 
 def configure(
-    level: Literal["debug", "info", "warning", "error"], style: Literal["auto", "json", "console"]
+    level: Literal["debug", "info", "warning", "error", "off"], style: Literal["auto", "json", "console"]
 ) -> None:
     """Set structlog up for this process, and lead the standard library's loggers into it."""
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())

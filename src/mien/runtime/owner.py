@@ -68,12 +68,24 @@ def _read_info(data_dir: Path) -> OwnerInfo | None:
         return None
 
 
+def _unusable(data_dir: Path, error: OSError) -> SetupError:
+    return SetupError(
+        f"The data folder {data_dir} can't be used ({error.strerror}); set MIEN_DATA_DIR to one that this"
+        " user may write."
+    )
+
+
 def find_owner(data_dir: Path) -> OwnerInfo | None:
-    """Who owns the folder now; None if nobody does. A pid of 0 is an owner that is just starting."""
+    """Who owns the folder now; None if nobody does. A pid of 0 is an owner that is just starting.
+
+    SetupError for a folder that can't be one (a file, another user's).
+    """
     try:
         handle = os.open(data_dir / "owner.lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unusable(data_dir, error) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -94,10 +106,7 @@ class Owner:
             data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._handle = os.open(data_dir / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise SetupError(
-                f"The data folder {data_dir} can't be used ({error.strerror}); set MIEN_DATA_DIR to one"
-                " that this user may write."
-            ) from None
+            raise _unusable(data_dir, error) from None
         for attempt in range(_TRIES):
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

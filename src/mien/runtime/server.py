@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
@@ -14,10 +16,13 @@ from mien.runtime import logs
 from mien.runtime.container import Services, build
 from mien.runtime.http.app import build_app
 from mien.runtime.http.listen import Listeners, bind_tcp
-from mien.runtime.owner import Owner
+from mien.runtime.owner import FolderTaken, Owner, find_owner
 from mien.runtime.settings import Settings, unknown_variables
 
 log = structlog.get_logger("mien.server")
+
+# How long a start waits for a command that holds the folder; each try takes half a second (`Owner`).
+_WAIT_S = 30.0
 
 
 class Announcement:
@@ -72,6 +77,26 @@ async def _serve(settings: Settings, owner: Owner, tcp: socket.socket, announce:
     log.info("stopped")
 
 
+def _take(data_dir: Path) -> Owner:
+    """The folder; a command that holds it is waited for (and that is said), a server is not."""
+    deadline = time.monotonic() + _WAIT_S
+    told = False
+    while True:
+        try:
+            return Owner(data_dir)
+        except FolderTaken as error:
+            info = find_owner(data_dir)
+            if (info is not None and info.socket is not None) or time.monotonic() > deadline:
+                raise
+            if not told:
+                log.warning(
+                    "waiting for a process that owns the data folder",
+                    pid=error.facts.get("pid"),
+                    at_most_s=_WAIT_S,
+                )
+                told = True
+
+
 def serve(settings: Settings, prepare: Callable[[Settings], None], announce: Announce) -> None:
     """Run until SIGTERM or SIGINT. `prepare` runs once the folder and the port are ours, before
     anything is opened (it fetches missing models). Raises SetupError (FolderTaken, AddressTaken)."""
@@ -79,7 +104,7 @@ def serve(settings: Settings, prepare: Callable[[Settings], None], announce: Ann
     for name in unknown_variables():
         log.warning("a variable looks like a setting and is none", name=name)
     with contextlib.ExitStack() as stack:
-        owner = Owner(settings.data_dir)
+        owner = _take(settings.data_dir)
         stack.callback(owner.release)
         tcp = stack.enter_context(bind_tcp(settings.host, settings.port))
         prepare(settings)

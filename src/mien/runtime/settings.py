@@ -143,6 +143,11 @@ class Settings(BaseSettings):
         default=frozenset(),
         description="Non-commercial licences that you accept, by name, separated by commas.",
     )
+    import_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(),
+        description="Folders of this machine that imports may read (absolute paths, separated by commas, with"
+        " all below them); without one only archives are taken.",
+    )
     offline: bool = Field(default=False, description="Never fetch a model; use only what is in `models_dir`.")
     fetch: Literal["all", "first", "none"] = Field(
         default="all",
@@ -181,6 +186,19 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return frozenset(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("import_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+    @field_validator("import_roots")
+    @classmethod
+    def _absolute_roots(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for path in value:
+            if not path.is_absolute():
+                raise ValueError(f"{path} is no absolute path")
         return value
 
     @field_validator("pack", mode="before")
@@ -272,7 +290,7 @@ def unknown_variables() -> list[str]:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, frozenset):
+    if isinstance(value, frozenset | tuple):
         return ", ".join(sorted(map(str, value)))
     if value is None:
         return ""
@@ -296,7 +314,7 @@ def _kind(annotation: Any) -> str:
         return {int: "whole number", float: "number", bool: "true \\| false", str: "text", Path: "path"}[
             annotation
         ]
-    return "text" if annotation != frozenset[str] else "list"
+    return "list" if annotation in (frozenset[str], tuple[Path, ...]) else "text"
 
 
 def settings_markdown() -> str:

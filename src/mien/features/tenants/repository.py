@@ -54,6 +54,12 @@ async def keys(session: AsyncSession, after: UUID | None, limit: int) -> Sequenc
     return (await session.scalars(query)).all()
 
 
+async def any_key(session: AsyncSession, tenant_id: UUID) -> bool:
+    """Whether the tenant ever had a key; for the bootstrap (before a tenant is known)."""
+    query = select(ApiKeyRow.id).where(ApiKeyRow.tenant_id == tenant_id).limit(1)
+    return (await session.scalars(query)).first() is not None
+
+
 async def key_by_id(session: AsyncSession, key_id: UUID) -> ApiKeyRow | None:
     return (await session.scalars(select(ApiKeyRow).where(ApiKeyRow.id == key_id))).one_or_none()
 

@@ -84,33 +84,43 @@ class TenantsService:
         self._revocations = 0
         self._touches: set[asyncio.Task[None]] = set()
 
-    async def bootstrap(self) -> tuple[TenantId, str | None]:
-        """Make the default tenant, its administrator and a first key where they are missing.
+    async def bootstrap(self, *, with_key: bool = True) -> tuple[TenantId, str | None]:
+        """Make the default tenant, its administrator and (`with_key`) a first key where they are missing.
 
-        Returns the tenant and, only when this call made it, the key's text (it is not kept).
+        Returns the tenant and, only when this call made it, the key's text (it is not kept). A tenant
+        that ever had a key gets none, also if all are revoked.
         """
         now = self._clock()
         async with self._database.across_tenants("bootstrap", write=True) as unit:
             found = await repository.tenant_by_slug(unit.session, DEFAULT_TENANT)
-            if found is not None:
-                return TenantId(found.id), None
-            tenant = TenantRow(id=new_id(), slug=DEFAULT_TENANT, name="Default", created_at=now)
-            account = AccountRow(
-                tenant_id=tenant.id,
-                id=new_id(),
-                email="admin@localhost",
-                name="Administrator",
-                role="system_admin",
-                created_at=now,
-                disabled_at=None,
-            )
-            text, key = _new_key(tenant.id, account, "first administrator's key", "admin", (), now, None)
-            unit.session.add(tenant)
-            await unit.session.flush()
-            unit.session.add(account)
-            await unit.session.flush()
-            unit.session.add(key)
-        return TenantId(tenant.id), text
+            text = None
+            account: AccountRow | None
+            if found is None:
+                tenant_id, account = await self._first_tenant(unit.session, now)
+            else:
+                tenant_id = found.id
+                account = await repository.first_account(unit.session, tenant_id, "system_admin")
+            if with_key and account is not None and not await repository.any_key(unit.session, tenant_id):
+                text, key = _new_key(tenant_id, account, "first administrator's key", "admin", (), now, None)
+                unit.session.add(key)
+        return TenantId(tenant_id), text
+
+    async def _first_tenant(self, session: AsyncSession, now: datetime) -> tuple[UUID, AccountRow]:
+        tenant = TenantRow(id=new_id(), slug=DEFAULT_TENANT, name="Default", created_at=now)
+        account = AccountRow(
+            tenant_id=tenant.id,
+            id=new_id(),
+            email="admin@localhost",
+            name="Administrator",
+            role="system_admin",
+            created_at=now,
+            disabled_at=None,
+        )
+        session.add(tenant)
+        await session.flush()
+        session.add(account)
+        await session.flush()
+        return tenant.id, account
 
     async def default_tenant(self) -> Tenant:
         """SetupError before the first `bootstrap`."""

@@ -14,6 +14,7 @@ import click
 
 from mien.kit.errors import BadInput
 from mien.runtime.cli.frame import Shown, options
+from mien.runtime.cli.labelled import ACCEPT
 
 if TYPE_CHECKING:
     from mien.runtime.cli.labelled import Templates
@@ -53,6 +54,7 @@ class Labelled:
     "--plots", type=click.Path(path_type=Path, file_okay=False), help="A folder for the table's plot (PNG)."
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Photos at a time (default: one per core).")
+@ACCEPT
 @options
 def calibrate(
     shown: Shown,
@@ -63,6 +65,7 @@ def calibrate(
     same_people: Path | None,
     plots: Path | None,
     threads: int | None,
+    accepted: tuple[str, ...],
 ) -> None:
     """Make a calibration table from FOLDER, which holds a folder of photos for each person.
 
@@ -87,7 +90,7 @@ def calibrate(
     if others:
         raise BadInput("A table is for one pack.", field="pack")
     many = threads or settings.pipeline_threads
-    analyzer = labelled.open_pack(chosen, settings, many)
+    analyzer = labelled.open_pack(chosen, settings, many, accepted)
     with labelled.progress(shown.err, f"{chosen}: photos", len(photos.paths)) as done:
         found = labelled.templates(photos.paths, analyzer, many, done)
     rows = np.flatnonzero(found.found)

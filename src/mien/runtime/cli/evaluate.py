@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mien.runtime.cli.frame import Shown, options
+from mien.runtime.cli.labelled import ACCEPT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,7 @@ class Measured:
     help="A folder for ROC, DET and score plots (PNG).",
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Photos at a time (default: one per core).")
+@ACCEPT
 @options
 def evaluate(
     shown: Shown,
@@ -81,6 +83,7 @@ def evaluate(
     seed: int,
     plots: Path | None,
     threads: int | None,
+    accepted: tuple[str, ...],
 ) -> None:
     """Measure verification on the labelled PAIRS of two photos each.
 
@@ -99,7 +102,7 @@ def evaluate(
     many = threads or settings.pipeline_threads
     measured = []
     for name in names:
-        analyzer = labelled.open_pack(name, settings, many)
+        analyzer = labelled.open_pack(name, settings, many, accepted)
         with labelled.progress(shown.err, f"{name}: photos", len(paths)) as done:
             found = labelled.templates(list(paths.values()), analyzer, many, done)
         measured.append(

@@ -97,7 +97,8 @@ class Shown:
         from mien.runtime.fetch import fetch_first
 
         settings = self.settings()
-        logs.configure("debug" if settings.log_level == "debug" else "error", "console")
+        # What goes wrong is told by the command itself, once.
+        logs.configure("debug" if settings.log_level == "debug" else "off", "console")
 
         async def inside() -> T:
             async with connect(settings, self.notice, fetch_first if models else None) as client:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from mien.kit.errors import BadPhoto, TooLarge
 
 if TYPE_CHECKING:
@@ -48,18 +50,30 @@ def progress(console: Console, what: str, total: int) -> Iterator[Callable[[int]
         yield lambda done: shown.update(task, completed=done)
 
 
-def open_pack(name: str, settings: Settings, threads: int) -> Analyzer:
+ACCEPT = click.option(
+    "--accept-licence",
+    "accepted",
+    multiple=True,
+    metavar="NAME",
+    help="Accept a non-commercial licence by its name, if your use is allowed. Repeatable.",
+)
+
+
+def open_pack(name: str, settings: Settings, threads: int, accepted: Sequence[str] = ()) -> Analyzer:
     """The analyzer of a recognition pack, for `threads` photos at a time.
 
-    Raises NotFound for an unknown name, ModelError (with the command to run) if it isn't pulled.
+    Raises NotFound for an unknown name, ModelError (saying what to do) if it isn't pulled or has a
+    non-commercial licence that neither the settings nor `accepted` name.
     """
-    from mien.runtime.fetch import model_store
+    from mien.runtime.fetch import model_store, require_pack
     from mien.vision.models.packs import recognition_pack
     from mien.vision.runtimes.base import RuntimeChoice
     from mien.vision.suite import open_analyzer
 
     choice = RuntimeChoice(name=settings.runtime, threads=1, parallel=threads)
-    return open_analyzer(model_store(settings), recognition_pack(name), choice=choice)
+    store, pack = model_store(settings, accepted), recognition_pack(name)
+    require_pack(store, pack, offline=settings.offline)
+    return open_analyzer(store, pack, choice=choice)
 
 
 def templates(

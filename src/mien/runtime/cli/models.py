@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mien.runtime.cli.frame import Shown, options
+from mien.runtime.cli.labelled import ACCEPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
     from mien.vision.models.sources import Progress, Report
     from mien.vision.models.spec import ModelSpec, Source
     from mien.vision.models.store import Check, ModelStore
-
-_ACCEPT = click.option(
-    "--accept-licence",
-    "accepted",
-    multiple=True,
-    metavar="NAME",
-    help="Accept a non-commercial licence by its name, if your use is allowed. Repeatable.",
-)
 
 
 @click.group()
@@ -76,6 +69,7 @@ def _row(check: Check) -> dict[str, Any]:
 def list_(shown: Shown) -> int:
     """Every known pack and model: its state, size and licence."""
     from mien.runtime.chosen import read_chosen
+    from mien.runtime.fetch import refused_licence
     from mien.vision.models.packs import DEFAULT_PACK, PACKS, pull_plan
 
     store = _store(shown)
@@ -94,6 +88,7 @@ def list_(shown: Shown) -> int:
                 "models": list(pack.models),
                 "ready": all(states[name] == "ready" for name in pack.models),
                 "in_use": pack.name == in_use,
+                "licence_to_accept": licence.id if (licence := refused_licence(store, pack)) else None,
                 "download_bytes": plan.download_bytes,
             }
         )
@@ -105,7 +100,8 @@ def list_(shown: Shown) -> int:
         [
             (
                 p["name"] + (" *" if p["in_use"] else ""),
-                "ready" if p["ready"] else "missing",
+                ("ready" if p["ready"] else "missing")
+                + (", licence not accepted" if p["licence_to_accept"] else ""),
                 _mb(p["download_bytes"]) if p["download_bytes"] else "",
                 ", ".join(p["models"]),
                 p["about"],
@@ -140,7 +136,7 @@ def list_(shown: Shown) -> int:
     help="The model's own file, for one that no package holds. Its digest must be the one on record.",
 )
 @click.option("--offline", is_flag=True, help="Use only what is on this machine.")
-@_ACCEPT
+@ACCEPT
 @options
 def pull(
     shown: Shown,
@@ -289,17 +285,24 @@ def verify(shown: Shown, names: tuple[str, ...]) -> int:
 def use(shown: Shown, name: str) -> int:
     """Choose the recognition pack of new collections."""
     from mien.runtime.chosen import write_chosen
+    from mien.runtime.fetch import refused_licence
     from mien.vision.models.packs import pull_plan, recognition_pack
 
     pack = recognition_pack(name)
     settings = shown.settings()
     store = _store(shown)
     plan = pull_plan(store, pack.models)
+    licence = refused_licence(store, pack)
     write_chosen(settings.data_dir, pack.name)
     if shown.as_json:
-        shown.json({"pack": pack.name, "space": pack.space.key, "missing": list(plan.missing)})
+        value = {"pack": pack.name, "space": pack.space.key, "missing": list(plan.missing)}
+        shown.json({**value, "licence_to_accept": licence.id if licence else None})
         return 0
     shown.out.print(f"New collections use {pack.name} ({pack.space.key}).")
+    if licence is not None:
+        shown.notice(
+            f"Not for commercial use ({licence.holder}): it runs only with MIEN_ACCEPT_LICENCES={licence.id}."
+        )
     if plan.missing:
         shown.notice(f"Not here yet: {', '.join(plan.missing)}. `mien models pull {pack.name}` fetches them.")
     if settings.pack and settings.pack != pack.name:
@@ -335,7 +338,7 @@ def export_(shown: Shown, target: Path, names: tuple[str, ...]) -> int:
 
 @models.command("import")
 @click.argument("source", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@_ACCEPT
+@ACCEPT
 @options
 def import_(shown: Shown, source: Path, accepted: tuple[str, ...]) -> int:
     """Take the models of a bundle, checking and proving each."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def serve(host: str | None, port: int | None, data_dir: Path | None, reload: bool) -> None:
     """Run the server until Ctrl-C or SIGTERM.
 
-    The first start fetches the models and prints the administrator's API key once.
+    The first start fetches the models and prints the administrator's API key once. If a command holds
+    the data folder, its end is waited for.
     """
     from mien.runtime.settings import get_settings
 
@@ -77,7 +78,7 @@ def _announce(said: Announcement) -> None:
     console.print(f"\n  Mien serves on [bold]{said.url}[/bold]  (stop it with Ctrl-C)")
     console.print(f"  The API's pages:  {said.url}/docs")
     console.print(f"  The data folder:  {settings.data_dir}", soft_wrap=True)
-    console.print("  In another shell: mien detect photo.jpg · mien index friends photos/ · mien status")
+    console.print("  In another shell: mien detect photo.jpg · mien index friends photos/")
     if exposed:
         console.print("  [yellow]Others can reach it, without TLS: put a proxy with TLS before it.[/yellow]")
     console.print()
