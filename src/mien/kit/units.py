@@ -2,5 +2,5 @@
 
 
 def size_text(count: int) -> str:
-    """Bytes: `33554432` -> "32 MiB", `1500` -> "1500 bytes"."""
-    return f"{count / (1 << 20):.4g} MiB" if count >= 1 << 20 else f"{count} bytes"
+    """Bytes: `32_000_000` -> "32 MB", `1500` -> "1500 bytes"."""
+    return f"{count / 1e6:.4g} MB" if count >= 1_000_000 else f"{count} bytes"

@@ -17,6 +17,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from mien.kit.errors import BadInput, BadPhoto, SetupError, TooLarge, UnsupportedFormat
+from mien.kit.units import size_text
 from mien.vision.formats import PhotoFormat, describe_foreign, hidden_file, jpeg_end, jpeg_header, sniff
 from mien.vision.values import Image
 
@@ -114,7 +115,7 @@ def open_photo(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Photo:
     if not data:
         raise BadPhoto("The photo is empty (0 bytes).")
     if len(data) > limits.max_bytes:
-        raise TooLarge(f"The photo is {len(data)} bytes; the limit is {limits.max_bytes}.")
+        raise TooLarge(f"The photo is {size_text(len(data))}; the limit is {size_text(limits.max_bytes)}.")
     kind = sniff(data)
     if kind is None:
         what = describe_foreign(data)
@@ -132,9 +133,14 @@ def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
     if width < 1 or height < 1:
         raise BadPhoto(f"The photo's header says {width} x {height} px.")
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        # Only the header was read: of a damaged photo it may say anything.
+        damaged = width * height > _PILLOW_PIXELS or max(width, height) > limits.max_side
+        pixels = limits.max_pixels
+        most = f"{pixels / 1e6:.4g} megapixels" if pixels >= 1_000_000 else f"{pixels} pixels"
         raise TooLarge(
-            f"The photo is {width} x {height} px; the limit is {limits.max_pixels} pixels "
-            f"and {limits.max_side} px a side.",
+            f"The photo's header says {width} x {height} px; the limit is {most} and {limits.max_side} px "
+            f"a side. Send a smaller one"
+            f"{'; if it is not that big, the file is damaged' if damaged else ''}.",
             width=width,
             height=height,
         )
@@ -194,7 +200,9 @@ def _pillow(data: bytes, kind: PhotoFormat) -> PIL.Image.Image:
     try:
         return PIL.Image.open(io.BytesIO(data), formats=_PILLOW_NAMES[kind])
     except PIL.Image.DecompressionBombError:
-        raise TooLarge(f"The {kind} photo has more pixels than any limit of Mien allows.") from None
+        raise TooLarge(
+            f"The {kind} photo's header says more pixels than any limit of Mien allows; it may be damaged."
+        ) from None
     except Exception as error:  # by format, Pillow raises OSError, SyntaxError, struct.error, ...
         raise BadPhoto(f"The {kind}'s header is damaged or cut short ({_reason(error)}).") from None
 

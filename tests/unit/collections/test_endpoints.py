@@ -118,6 +118,9 @@ async def test_the_tour(api: Api, six: bytes, astronaut: bytes) -> None:
         found = shaped(replies.SearchReply, answer)
         assert [face["matches"][0]["face_id"] for face in found["faces"]] == ids
         assert found["threshold"]["gallery_size"] == 8
+        rates = [found["threshold"][name] for name in ("fmr", "fpir", "fnmr")]
+        rates += [match["fmr"] for face in found["faces"] for match in face["matches"]]
+        assert all(len(f"{rate:.15e}".split("e")[0].rstrip("0")) <= 5 for rate in rates)  # d.ddd
     by_face = shaped(
         replies.SearchReply, await api.post("/v1/collections/staff/search", json={"face_id": ids[0]})
     )
@@ -317,7 +320,7 @@ async def test_faults_name_parameters_and_known_members(api: Api, astronaut: byt
     headers = {"content-type": "application/json"}
     body = problem(await api.post("/v1/collections", content=b'{"name', headers=headers), 422)
     assert body["errors"] == [{"detail": "is no valid JSON", "pointer": ""}]
-    image = {"content": astronaut, "headers": {"content-type": "image/png"}}
+    image: dict[str, Any] = {"content": astronaut, "headers": {"content-type": "image/png"}}
     body = problem(await api.post("/v1/detect?max_faces=x", **image), 422)
     assert body["errors"] == [{"detail": "must be a whole number", "parameter": "max_faces"}]
 

@@ -250,8 +250,12 @@ def test_what_is_no_photo(data: bytes, error: type[Exception], words: str) -> No
 
 def test_a_bomb_is_refused_by_its_header() -> None:
     rows = zlib.compress(b"\0" * 3 * 20_000)  # the pixel data need not even be there
-    with pytest.raises(TooLarge, match="20000 x 20000"):
-        open_photo(png(20_000, 20_000, rows))
+    with pytest.raises(TooLarge, match="header says 20000 x 20000 px; the limit is 64 megapixels"):
+        open_photo(png(20_000, 20_000, rows), DecodeLimits(max_pixels=64_000_000))
+    with pytest.raises(TooLarge, match=r"1375731715 x 2000000000 px.* the file is damaged"):
+        open_photo(png(1_375_731_715, 2_000_000_000, rows))
+    with pytest.raises(TooLarge, match="33 MB; the limit is 32 MB"):
+        open_photo(b"\xff\xd8\xff" + bytes(33_000_000), DecodeLimits(max_bytes=32_000_000))
     for name in ("TIFF", "BMP", "WEBP", "GIF", "JPEG"):
         out = io.BytesIO()
         PIL.Image.new("L", (300, 200)).save(out, name)
@@ -268,7 +272,7 @@ def test_pillows_own_limit_is_told_as_ours() -> None:
 
 
 def test_too_many_bytes() -> None:
-    with pytest.raises(TooLarge, match="11 bytes; the limit is 10"):
+    with pytest.raises(TooLarge, match="11 bytes; the limit is 10 bytes"):
         open_photo(b"\xff\xd8\xff" + bytes(8), DecodeLimits(max_bytes=10))
 
 

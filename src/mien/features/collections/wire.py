@@ -111,9 +111,9 @@ def threshold(value: Threshold) -> Json:
         "score": round(value.score, 6),
         "distance": round(value.distance, 6),
         "policy": policy_json(value.policy),
-        "fmr": value.fmr,
-        "fpir": value.fpir,
-        "fnmr": value.fnmr,
+        "fmr": _rate(value.fmr),
+        "fpir": _rate(value.fpir),
+        "fnmr": _rate(value.fnmr),
         "gallery_size": value.gallery_size,
         "extrapolated": value.extrapolated,
     }
@@ -140,12 +140,17 @@ def compared(value: Comparison) -> Json:
                 "target": pair.target,
                 "score": round(pair.score, 6),
                 "similarity": _similarity(pair.similarity),
-                "fmr": pair.fmr,
+                "fmr": _rate(pair.fmr),
             }
             for pair in value.pairs
         ],
         "threshold": threshold(value.threshold),
     }
+
+
+def _rate(value: float | None) -> float | None:
+    """An error rate with four significant digits: more would be noise."""
+    return None if value is None else float(f"{value:.4g}")
 
 
 def _similarity(value: float | None) -> float | None:
@@ -194,9 +199,9 @@ def move(value: ThresholdMove) -> Json:
         "cause": value.cause,
         "policy": dict(value.policy),
         "score": round(value.score, 6),
-        "fmr": value.fmr,
-        "fpir": value.fpir,
-        "fnmr": value.fnmr,
+        "fmr": _rate(value.fmr),
+        "fpir": _rate(value.fpir),
+        "fnmr": _rate(value.fnmr),
         "gallery_size": value.gallery_size,
         "face_count": value.face_count,
         "extrapolated": value.extrapolated,
@@ -242,7 +247,7 @@ def _match(match: Match) -> Json:
         "external_image_id": match.external_image_id,
         "score": round(match.score, 6),
         "similarity": _similarity(match.similarity),
-        "fmr": match.fmr,
+        "fmr": _rate(match.fmr),
         "metadata": match.facts,
     }
 
@@ -298,7 +303,7 @@ def _person_match(match: PersonMatch) -> Json:
         "best_score": round(match.best, 6),
         "mean_score": round(match.mean, 6),
         "similarity": _similarity(match.similarity),
-        "fmr": match.fmr,
+        "fmr": _rate(match.fmr),
         "best_face_id": str(match.best_face_id),
     }
 
