@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mien.kit.errors import SetupError
+from mien.runtime import server
 from mien.runtime.owner import FolderTaken, Owner, find_owner, socket_path
 
 _HOLD = """
@@ -122,3 +123,27 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="MIEN_DATA_DIR"):
         Owner(tmp_path / "file" / "data")
+
+
+def test_a_server_says_that_it_waits_for_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = Owner(tmp_path)
+    said: list[str] = []
+
+    class Log:
+        def warning(self, words: str, **facts: object) -> None:
+            said.append(f"{words} {facts['pid']}")
+            command.release()
+
+    monkeypatch.setattr(server, "log", Log())
+    server.take(tmp_path).release()
+    assert said == [f"waiting for a process that owns the data folder {os.getpid()}"]
+
+
+def test_a_server_does_not_wait_for_another(tmp_path: Path) -> None:
+    other = Owner(tmp_path)
+    listener = other.listen()
+    other.announce("http://127.0.0.1:1")
+    with pytest.raises(FolderTaken, match="127.0.0.1:1"):
+        server.take(tmp_path)
+    listener.close()
+    other.release()

@@ -77,7 +77,7 @@ async def _serve(settings: Settings, owner: Owner, tcp: socket.socket, announce:
     log.info("stopped")
 
 
-def _take(data_dir: Path) -> Owner:
+def take(data_dir: Path) -> Owner:
     """The folder; a command that holds it is waited for (and that is said), a server is not."""
     deadline = time.monotonic() + _WAIT_S
     told = False
@@ -104,7 +104,7 @@ def serve(settings: Settings, prepare: Callable[[Settings], None], announce: Ann
     for name in unknown_variables():
         log.warning("a variable looks like a setting and is none", name=name)
     with contextlib.ExitStack() as stack:
-        owner = _take(settings.data_dir)
+        owner = take(settings.data_dir)
         stack.callback(owner.release)
         tcp = stack.enter_context(bind_tcp(settings.host, settings.port))
         prepare(settings)

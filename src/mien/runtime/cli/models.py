@@ -181,6 +181,8 @@ def pull(
         shown.out.print(f"Ready: {', '.join(wanted)}")
     else:
         shown.out.print(f"Pulled and proven: {', '.join(made)}")
+    if accepted and not shown.as_json:
+        shown.notice(f"They run where MIEN_ACCEPT_LICENCES={','.join(accepted)} is set, too.")
     return 0
 
 
