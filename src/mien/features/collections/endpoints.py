@@ -31,7 +31,9 @@ def router(service: CollectionsService, *, authenticate: Authenticate) -> APIRou
 def _collection_routes(service: CollectionsService, authenticate: Authenticate) -> APIRouter:
     routes = APIRouter(prefix="/collections", tags=["collections"])
 
-    @routes.post("", status_code=201, responses=shown(replies.CollectionReply, 201))
+    @routes.post(
+        "", summary="Make a collection", status_code=201, responses=shown(replies.CollectionReply, 201)
+    )
     async def create_collection(body: CreateCollection, who: Principal = Depends(authenticate)) -> Response:
         """Make a collection in the space of the models in use."""
         made = await service.catalog.create(
@@ -43,7 +45,7 @@ def _collection_routes(service: CollectionsService, authenticate: Authenticate) 
         )
         return wire.answer(wire.collection(made), 201)
 
-    @routes.get("", responses=shown(replies.CollectionList))
+    @routes.get("", summary="List the collections", responses=shown(replies.CollectionList))
     async def list_collections(
         limit: int = Query(100, ge=1, le=1000),
         cursor: str | None = Query(None, max_length=2000),
@@ -53,12 +55,12 @@ def _collection_routes(service: CollectionsService, authenticate: Authenticate) 
         page = await service.catalog.page(who.tenant_id, limit=limit, cursor=cursor)
         return wire.answer(wire.page("collections", [wire.collection(c) for c in page.items], page))
 
-    @routes.get("/{name}", responses=shown(replies.DescribeReply))
+    @routes.get("/{name}", summary="Show a collection", responses=shown(replies.DescribeReply))
     async def describe_collection(name: str, who: Principal = Depends(authenticate)) -> Response:
         """A collection with its counts, its threshold now and the state of its index."""
         return wire.answer(wire.described(await service.catalog.describe(who.tenant_id, name)))
 
-    @routes.patch("/{name}", responses=shown(replies.CollectionReply))
+    @routes.patch("/{name}", summary="Change a collection", responses=shown(replies.CollectionReply))
     async def update_collection(
         name: str, body: UpdateCollection, who: Principal = Depends(authenticate)
     ) -> Response:
@@ -72,13 +74,15 @@ def _collection_routes(service: CollectionsService, authenticate: Authenticate) 
         )
         return wire.answer(wire.collection(changed))
 
-    @routes.delete("/{name}", status_code=204)
+    @routes.delete("/{name}", summary="Delete a collection", status_code=204)
     async def delete_collection(name: str, who: Principal = Depends(authenticate)) -> Response:
         """Delete a collection with all its faces and persons."""
         await service.catalog.delete(who.tenant_id, name)
         return Response(status_code=204)
 
-    @routes.get("/{name}/thresholds", responses=shown(replies.MoveList))
+    @routes.get(
+        "/{name}/thresholds", summary="List how the threshold moved", responses=shown(replies.MoveList)
+    )
     async def list_thresholds(
         name: str,
         limit: int = Query(100, ge=1, le=1000),

@@ -27,6 +27,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
 
     @routes.post(
         "/search",
+        summary="Search a collection by a photo, a face or an embedding",
         tags=["search"],
         responses=shown(replies.SearchReply),
         openapi_extra=photo_body(SearchOptions, _ONE, required=False),
@@ -55,6 +56,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
 
     @routes.post(
         "/faces",
+        summary="Store the faces of a photo",
         status_code=201,
         tags=["faces"],
         responses=shown(replies.IndexedReply, 201),
@@ -67,7 +69,9 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
         done = await service.faces.index(who.tenant_id, name, photo.data, options.to_request())
         return wire.answer(wire.indexed(done), 201)
 
-    @routes.get("/faces", tags=["faces"], responses=shown(replies.FaceList))
+    @routes.get(
+        "/faces", summary="List the faces of a collection", tags=["faces"], responses=shown(replies.FaceList)
+    )
     async def list_faces(
         name: str,
         limit: int = Query(100, ge=1, le=1000),
@@ -87,18 +91,20 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
         )
         return wire.answer(wire.page("faces", [wire.face(face) for face in page.items], page))
 
-    @routes.post("/faces/delete", tags=["faces"], responses=shown(replies.DeletedReply))
+    @routes.post(
+        "/faces/delete", summary="Delete many faces", tags=["faces"], responses=shown(replies.DeletedReply)
+    )
     async def delete_faces(name: str, body: FaceIds, who: Principal = Depends(authenticate)) -> Response:
         """Delete up to 1000 faces for good."""
         deleted, missing = await service.faces.delete(who.tenant_id, name, body.face_ids)
         return wire.answer({"deleted": [str(i) for i in deleted], "not_found": [str(i) for i in missing]})
 
-    @routes.get("/faces/{face_id}", tags=["faces"], responses=shown(replies.FaceReply))
+    @routes.get("/faces/{face_id}", summary="Show a face", tags=["faces"], responses=shown(replies.FaceReply))
     async def get_face(name: str, face_id: UUID, who: Principal = Depends(authenticate)) -> Response:
         """One stored face."""
         return wire.answer(wire.face(await service.faces.get(who.tenant_id, name, face_id)))
 
-    @routes.delete("/faces/{face_id}", tags=["faces"], status_code=204)
+    @routes.delete("/faces/{face_id}", summary="Delete a face", tags=["faces"], status_code=204)
     async def delete_face(name: str, face_id: UUID, who: Principal = Depends(authenticate)) -> Response:
         """Delete one face for good."""
         await service.faces.delete_one(who.tenant_id, name, face_id)
@@ -106,6 +112,7 @@ def face_routes(service: CollectionsService, authenticate: Callable[..., Awaitab
 
     @routes.post(
         "/imports",
+        summary="Import an archive or a folder of photos",
         status_code=202,
         tags=["imports"],
         responses=shown(replies.JobReply, 202),

@@ -22,7 +22,7 @@ def person_routes(
     """/collections/{name}/persons."""
     routes = APIRouter(prefix="/collections/{name}/persons", tags=["persons"])
 
-    @routes.post("", status_code=201, responses=shown(replies.PersonReply, 201))
+    @routes.post("", summary="Make a person", status_code=201, responses=shown(replies.PersonReply, 201))
     async def create_person(
         name: str, body: CreatePerson, who: Principal = Depends(authenticate)
     ) -> Response:
@@ -37,7 +37,7 @@ def person_routes(
         )
         return wire.answer(wire.person(made), 201)
 
-    @routes.get("", responses=shown(replies.PersonList))
+    @routes.get("", summary="List the persons of a collection", responses=shown(replies.PersonList))
     async def list_persons(
         name: str,
         limit: int = Query(100, ge=1, le=1000),
@@ -54,6 +54,7 @@ def person_routes(
 
     @routes.post(
         "/search",
+        summary="Search for persons by a photo or a face",
         responses=shown(replies.PersonSearchReply),
         openapi_extra=photo_body(PersonSearchOptions, {"file": "image"}, required=False),
     )
@@ -74,12 +75,12 @@ def person_routes(
             )
         return wire.answer(wire.found_persons(found))
 
-    @routes.get("/{person_id}", responses=shown(replies.PersonReply))
+    @routes.get("/{person_id}", summary="Show a person", responses=shown(replies.PersonReply))
     async def get_person(name: str, person_id: UUID, who: Principal = Depends(authenticate)) -> Response:
         """One person."""
         return wire.answer(wire.person(await service.persons.get(who.tenant_id, name, person_id)))
 
-    @routes.patch("/{person_id}", responses=shown(replies.PersonReply))
+    @routes.patch("/{person_id}", summary="Change a person", responses=shown(replies.PersonReply))
     async def update_person(
         name: str, person_id: UUID, body: UpdatePerson, who: Principal = Depends(authenticate)
     ) -> Response:
@@ -95,13 +96,15 @@ def person_routes(
         )
         return wire.answer(wire.person(changed))
 
-    @routes.delete("/{person_id}", status_code=204)
+    @routes.delete("/{person_id}", summary="Delete a person", status_code=204)
     async def delete_person(name: str, person_id: UUID, who: Principal = Depends(authenticate)) -> Response:
         """Delete a person; the faces stay in the collection."""
         await service.persons.delete(who.tenant_id, name, person_id)
         return Response(status_code=204)
 
-    @routes.post("/{person_id}/faces", responses=shown(replies.AttachedReply))
+    @routes.post(
+        "/{person_id}/faces", summary="Give faces to a person", responses=shown(replies.AttachedReply)
+    )
     async def attach_faces(
         name: str, person_id: UUID, body: FaceIds, who: Principal = Depends(authenticate)
     ) -> Response:
@@ -109,7 +112,11 @@ def person_routes(
         done, missing = await service.persons.attach(who.tenant_id, name, person_id, body.face_ids)
         return wire.answer({"attached": [str(i) for i in done], "not_found": [str(i) for i in missing]})
 
-    @routes.post("/{person_id}/faces/detach", responses=shown(replies.DetachedReply))
+    @routes.post(
+        "/{person_id}/faces/detach",
+        summary="Take faces from a person",
+        responses=shown(replies.DetachedReply),
+    )
     async def detach_faces(
         name: str, person_id: UUID, body: FaceIds, who: Principal = Depends(authenticate)
     ) -> Response:

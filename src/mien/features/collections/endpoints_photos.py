@@ -23,6 +23,7 @@ def photo_routes(service: CollectionsService, authenticate: Callable[..., Awaita
 
     @routes.post(
         "/detect",
+        summary="Find the faces of a photo",
         responses=shown(replies.DetectReply),
         openapi_extra=photo_body(DetectOptions, {"file": "image"}),
     )
@@ -44,6 +45,7 @@ def photo_routes(service: CollectionsService, authenticate: Callable[..., Awaita
 
     @routes.post(
         "/compare",
+        summary="Compare the faces of two photos",
         responses=shown(replies.CompareReply),
         openapi_extra=photo_body(CompareOptions, _BOTH),
     )

@@ -23,19 +23,23 @@ def router(service: JobsService, authenticate: Callable[..., Awaitable[Principal
         cursor: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> JobsOut:
+        """Imports and rebuilds, newest first, by kind and state if asked."""
         page = await service.list(who.tenant_id, kind=kind, state=state, cursor=cursor, limit=limit)
         return JobsOut(jobs=[out(job) for job in page.items], next_cursor=page.next_cursor)
 
     @routes.get("/{job_id}", summary="A job, its progress and its result")
     async def get_job(job_id: UUID, who: Principal = Depends(authenticate)) -> JobOut:
+        """How far a job is, and its result or its error once it has ended."""
         return out(await service.get(who.tenant_id, job_id))
 
     @routes.post("/{job_id}/cancel", summary="Stop a job")
     async def cancel_job(job_id: UUID, who: Principal = Depends(authenticate)) -> JobOut:
+        """A queued job does not start; a running one stops at its next step. What it did stays."""
         return out(await service.cancel(who.tenant_id, job_id))
 
     @routes.post("/{job_id}/retry", summary="Run an ended job again")
     async def retry_job(job_id: UUID, who: Principal = Depends(authenticate)) -> JobOut:
+        """Queue a job again that failed, was parked or was cancelled."""
         return out(await service.retry(who.tenant_id, job_id))
 
     return routes

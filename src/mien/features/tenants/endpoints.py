@@ -19,6 +19,7 @@ def router(service: TenantsService, authenticate: Callable[..., Awaitable[Princi
 
     @routes.get("/tenants/me", summary="The tenant of this key")
     async def me(principal: who) -> TenantOut:
+        """Whose data this key reaches, and its role."""
         by: Principal = principal
         tenant = await service.tenant(by.tenant_id)
         return TenantOut(
@@ -27,6 +28,7 @@ def router(service: TenantsService, authenticate: Callable[..., Awaitable[Princi
 
     @routes.post("/keys", status_code=201, summary="Make an API key (its text is shown once)")
     async def create(body: KeyCreate, principal: who) -> NewKeyOut:
+        """The answer holds the key's text, which is not kept: store it now."""
         if body.expires_at is not None and body.expires_at.tzinfo is None:
             raise BadInput("Say the time zone too: 2030-01-01T00:00:00Z.", field="expires_at")
         key, text = await service.create_key(
@@ -40,11 +42,13 @@ def router(service: TenantsService, authenticate: Callable[..., Awaitable[Princi
         cursor: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> KeysOut:
+        """All keys of the tenant, the revoked ones too, without their secrets."""
         page = await service.list_keys(principal, cursor=cursor, limit=limit)
         return KeysOut(keys=[_out(key) for key in page.items], next_cursor=page.next_cursor)
 
     @routes.post("/keys/{key_id}/revoke", summary="Revoke an API key, for good")
     async def revoke(key_id: UUID, principal: who) -> KeyOut:
+        """Requests with this key are refused from now on."""
         return _out(await service.revoke_key(principal, key_id))
 
     return routes

@@ -68,10 +68,12 @@ def router(
 
     @routes.get("/healthz", summary="Is the process alive?")
     async def healthz() -> Alive:
+        """200 while the process answers, whatever else is missing: for a restart by whoever runs it."""
         return Alive()
 
     @routes.get("/readyz", summary="Can it take work?", responses={503: COMMON[503]})
     async def readyz() -> Ready:
+        """200 once models, database and index are there; else 503, and `missing` names what is not."""
         parts = await missing()
         if parts:
             named = "; ".join(f"{part}: {what}" for part, what in sorted(parts.items()))

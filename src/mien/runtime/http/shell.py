@@ -15,7 +15,7 @@ from mien import __version__
 from mien.runtime.http import docs, operations, problems
 from mien.runtime.http.addressed import Heads
 from mien.runtime.http.authentication import SCHEMES, Authenticator
-from mien.runtime.http.bounds import BodyBound, Bounds, InHand, TimeBound
+from mien.runtime.http.bounds import IMPORT_PATH, BodyBound, Bounds, InHand, TimeBound
 from mien.runtime.http.metrics import Metrics
 from mien.runtime.http.observed import Observed
 
@@ -24,6 +24,16 @@ _ABOUT = (
     " (`Authorization: Bearer <key>`), save over the Unix socket. Errors are RFC 9457 problem documents;"
     " their `code` is stable. Scores are cosine similarities: higher is closer."
 )
+
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+    "description": "A key of yours for this write: sent again with it, the first answer comes again and"
+    " nothing is done twice.",
+}
 
 
 async def _nothing() -> None:
@@ -113,6 +123,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             continue
         for verb, operation in operations_of.items():
             operation["security"] = [{name: []} for name in SCHEMES]
+            if verb != "get" and not IMPORT_PATH.fullmatch(path):
+                operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
             wanted = dict(problems.COMMON)
             if "{" in path:
                 wanted |= problems.NAMED
