@@ -143,7 +143,7 @@ def test_a_server_does_not_wait_for_another(tmp_path: Path) -> None:
     other = Owner(tmp_path)
     listener = other.listen()
     other.announce("http://127.0.0.1:1")
-    with pytest.raises(FolderTaken, match="127.0.0.1:1"):
+    with pytest.raises(FolderTaken, match=r"127\.0\.0\.1:1"):
         server.take(tmp_path)
     listener.close()
     other.release()

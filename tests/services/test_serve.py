@@ -130,7 +130,7 @@ def test_without_models_it_serves_and_says_what_is_missing(tmp_path: Path) -> No
             assert "retry-after" in answer.headers
             answer = client.post("/v1/detect", files={"file": photo("astronaut").read_bytes()})
             assert answer.status_code == 503
-            assert "mien models pull" in answer.json()["detail"]
+            assert "mien models import" in answer.json()["detail"]
             assert client.post("/v1/collections", json={"name": "early"}).status_code == 201
         status = mien(
             "status", "--json", data_dir=tmp_path / "data", MIEN_MODELS_DIR=str(tmp_path / "models")
@@ -174,7 +174,7 @@ def test_an_attribute_whose_models_are_missing_is_said(tmp_path: Path) -> None:
         assert len(client.post("/v1/detect", files=data).json()["faces"]) == 1
         answer = client.post("/v1/detect", files=data, data={"attributes": "emotion"})
         assert answer.status_code == 503
-        assert "mien models pull" in answer.json()["detail"]
+        assert "mien models import" in answer.json()["detail"]
         # What comes later is used without a new start.
         for model in ("fer-xception", "human-emotion", "faceplugin-expression"):
             shutil.copytree(store / model, tmp_path / "models" / model)
