@@ -60,9 +60,9 @@ async def test_every_endpoint_with_a_services_key(tmp_path: Path) -> None:
             for method, operation in operations.items():
                 assert operation["summary"], path
                 assert operation["description"], path
-                headers = [p["name"] for p in operation.get("parameters", []) if p["in"] == "header"]
+                named = [p["name"] for p in operation.get("parameters", []) if p["in"] == "header"]
                 written = method != "get" and not path.endswith("/imports")
-                assert headers == (["Idempotency-Key"] if written else []), (method, path)
+                assert named == (["Idempotency-Key"] if written else []), (method, path)
         assert document["paths"]["/v1/detect"]["post"]["summary"] == "Find the faces of a photo"
         assert "image/*" in document["paths"]["/v1/detect"]["post"]["requestBody"]["content"]
         paths = document["paths"]
