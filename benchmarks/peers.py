@@ -1,6 +1,6 @@
 """The peers that `make bench` compares with; runs in `.venv-bench`, one peer to a process.
 
-Usage: python peers.py PEER MODELS_DIR, then one JSON object a line on stdin: {"photo": path, "rounds": n}.
+Usage: python -P peers.py PEER MODELS_DIR, then one JSON object a line on stdin: {"photo": path, "rounds": n}.
 Answers one line each: {"faces": n, "cpu_ms": [...]}: processor time of the whole process per photo, from
 encoded bytes to embeddings, pinned to one processor so that no peer's threads run beside.
 """

@@ -69,9 +69,22 @@ def _pipeline(results: dict[str, dict[str, float]]) -> list[str]:
         "runtime. Processor ms, medians, one thread.",
         "",
     ]
+    whole = {what: f for what, f in results.items() if "pipeline" in f}
+    columns = list(next(iter(whole.values())))
+    lines += _table(
+        ["", *columns],
+        [[what, *(f"{figures[column]:.2f}" for column in columns)] for what, figures in whole.items()],
+    )
     for what, figures in results.items():
-        lines += [f"**{what}**: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items()), ""]
-    return lines
+        if what not in whole:
+            told = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
+            lines += [f"- {what}: {told}"]
+    return [
+        *lines,
+        "",
+        "*Two at once* is the throughput of two threads over that of one, on two cores.",
+        "",
+    ]
 
 
 def _index(results: dict[str, list[dict[str, Any]]]) -> list[str]:

@@ -38,7 +38,7 @@ class Peer:
     def __init__(self, name: str, models: Path) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [str(_PYTHON), str(_WORKER), name, str(models)],
+            [str(_PYTHON), "-P", str(_WORKER), name, str(models)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
