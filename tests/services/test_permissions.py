@@ -61,7 +61,7 @@ async def test_every_endpoint_with_a_services_key(tmp_path: Path) -> None:
                 assert operation["summary"], path
                 assert operation["description"], path
                 named = [p["name"] for p in operation.get("parameters", []) if p["in"] == "header"]
-                written = method != "get" and not path.endswith("/imports")
+                written = method != "get" and not path.endswith(("/imports", "/v1/keys"))
                 assert named == (["Idempotency-Key"] if written else []), (method, path)
         assert document["paths"]["/v1/detect"]["post"]["summary"] == "Find the faces of a photo"
         assert "image/*" in document["paths"]["/v1/detect"]["post"]["requestBody"]["content"]
@@ -82,3 +82,22 @@ async def test_every_endpoint_with_a_services_key(tmp_path: Path) -> None:
                 else:
                     assert answer.json()["code"] == "forbidden"
         assert allowed == ALLOWED
+
+
+async def test_an_answer_is_kept_for_its_own_key_and_no_keys_text_ever(tmp_path: Path) -> None:
+    async with doors(tmp_path / "data") as (administrator, client):
+        once = {"Idempotency-Key": "k1"}
+        refused = await administrator.post("/v1/keys", json={"name": "a", "kind": "admin"}, headers=once)
+        assert refused.status_code == 422
+        texts = [
+            (await administrator.post("/v1/keys", json={"name": name, "kind": "admin"})).json()["key"]
+            for name in ("first", "second")
+        ]
+        made = {"name": "people"}
+        first, again, other = [
+            await client.post("/v1/collections", json=made, headers=once | {"X-API-Key": text})
+            for text in (texts[0], texts[0], texts[1])
+        ]
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert again.json() == first.json()
+        assert other.status_code == 422

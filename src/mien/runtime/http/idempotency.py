@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mien.features.jobs.idempotency import IdempotencyService, StoredAnswer
 from mien.kit.errors import BadInput, Unauthenticated
-from mien.kit.tenant import TenantId
+from mien.kit.tenant import Principal, TenantId
 from mien.runtime.http.authentication import Authenticator
 from mien.runtime.http.bounds import IMPORT_PATH
 
@@ -24,6 +24,12 @@ _KEY = re.compile(rb"[\x21-\x7e]{1,128}")
 # An answer over this is not kept; the largest one of a write (a photo of 1000 faces) is near it.
 _MAX_ANSWER_BYTES = 1 << 20
 _KEPT_HEADERS = frozenset({b"content-type", b"location"})
+
+
+def takes_key(path: str) -> bool:
+    """Whether a write on this path may carry an `Idempotency-Key`: its answer is kept, so that one with
+    the text of an API key must not."""
+    return IMPORT_PATH.fullmatch(path) is None and path.rstrip("/") != "/v1/keys"
 
 
 class Idempotent:
@@ -45,8 +51,11 @@ class Idempotent:
             return
         if not _KEY.fullmatch(raw):
             raise BadInput("An Idempotency-Key is 1 to 128 visible ASCII characters.")
-        if IMPORT_PATH.fullmatch(scope["path"]):
-            raise BadInput("Imports take no Idempotency-Key: an import is a job, look at /v1/jobs.")
+        if not takes_key(scope["path"]):
+            raise BadInput(
+                "Imports and new API keys take no Idempotency-Key: an import is a job, look at /v1/jobs;"
+                " the text of an API key is kept nowhere."
+            )
         try:
             principal = await self._authenticator.principal(scope)
         except Unauthenticated:
@@ -56,7 +65,7 @@ class Idempotent:
         if body is None:
             return  # the client has gone
         key = raw.decode("ascii")
-        fingerprint = _fingerprint(scope, body)
+        fingerprint = _fingerprint(scope, body, principal)
         known = await self._keys.begin(principal.tenant_id, key, fingerprint)
         if known is not None:
             await _replay(send, known)
@@ -133,8 +142,9 @@ def _again(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
     return replayed
 
 
-def _fingerprint(scope: Scope, body: bytes) -> bytes:
-    """SHA-256 of what was asked. Clients make a new multipart boundary each time: it is left out."""
+def _fingerprint(scope: Scope, body: bytes, principal: Principal) -> bytes:
+    """SHA-256 of who asked and what: no key is given another key's answer. Clients make a new
+    multipart boundary each time: it is left out."""
     kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     main, _, options = kind.partition(b";")
     if main.strip().lower().startswith(b"multipart/"):
@@ -142,7 +152,8 @@ def _fingerprint(scope: Scope, body: bytes) -> bytes:
         if match:
             body = body.replace(b"--" + match.group(1), b"--")
     digest = hashlib.sha256()
-    for part in (scope["method"].encode(), scope["path"].encode(), scope["query_string"], main.strip()):
+    who = str(principal.key_id).encode()
+    for part in (who, scope["method"].encode(), scope["path"].encode(), scope["query_string"], main.strip()):
         digest.update(len(part).to_bytes(4, "big") + part)
     digest.update(body)
     return digest.digest()

@@ -15,7 +15,8 @@ from mien import __version__
 from mien.runtime.http import docs, operations, problems
 from mien.runtime.http.addressed import Heads
 from mien.runtime.http.authentication import SCHEMES, Authenticator
-from mien.runtime.http.bounds import IMPORT_PATH, BodyBound, Bounds, InHand, TimeBound
+from mien.runtime.http.bounds import BodyBound, Bounds, InHand, TimeBound
+from mien.runtime.http.idempotency import takes_key
 from mien.runtime.http.metrics import Metrics
 from mien.runtime.http.observed import Observed
 
@@ -123,7 +124,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             continue
         for verb, operation in operations_of.items():
             operation["security"] = [{name: []} for name in SCHEMES]
-            if verb != "get" and not IMPORT_PATH.fullmatch(path):
+            if verb != "get" and takes_key(path):
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
             wanted = dict(problems.COMMON)
             if "{" in path:
