@@ -12,7 +12,7 @@ OURS_INSIGHTFACE = "Mien insightface-s, ONNX Runtime fp32"
 PEERS = {
     "opencv": "OpenCV 4: FaceDetectorYN + FaceRecognizerSF (the same weights)",
     "insightface": "insightface package: SCRFD-500m + MobileFaceNet",
-    "face_recognition": "face_recognition package (dlib: HOG + ResNet)",
+    "face_recognition": "face_recognition package: dlib, HOG + ResNet",
 }
 
 
