@@ -81,8 +81,9 @@ class OpenVinoSession:
         for _ in range(parallel):
             request = compiled.create_infer_request()
             if self._one_by_one:
-                # The first run of a request makes its kernels and streams. Here no other thread does the
-                # same: about one start in a hundred stood still when two threads ran first at once.
+                # The first run of a request makes its kernels and streams: here, where no other thread
+                # does the same. About one start in a hundred stood still early on, and two threads'
+                # first runs at once are the suspect.
                 self._infer(
                     request, {port.name: np.zeros([1, *_fixed(port)], np.float32) for port in self.inputs}
                 )
